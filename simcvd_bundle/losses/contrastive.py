@@ -1,0 +1,52 @@
+"""Boundary-aware contrastive distillation, equations (2) and (3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simcvd_bundle.losses.precision import in_float32
+
+
+class BoundaryContrastiveLoss(nn.Module):
+    """InfoNCE between the student's and the teacher's slice embeddings, in both directions.
+
+    With ``l(a_n, b_n) = -log( exp(a_n . b_n / tau) / sum_m exp(a_n . b_m / tau) )`` (eq. 2) the loss is the mean over
+    the ``N`` positive pairs of ``l(teacher, student) + l(student, teacher)`` (eq. 3), a sum, not an average, of the two
+    directions. No gradient reaches the teacher in either of them.
+
+    Source: You et al., IEEE TMI 2022, doi:10.1109/TMI.2022.3161829.
+
+    Args:
+        temperature: tau (paper: 0.5).
+
+    Raises:
+        ValueError: when ``temperature`` is not positive, or the two sets differ in shape, are not ``(N, C)`` or empty.
+    """
+
+    def __init__(self, temperature: float = 0.5) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"BoundaryContrastiveLoss: temperature must be positive, got {temperature}.")
+        self.temperature = temperature
+
+    @in_float32
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Loss of two sets of embeddings.
+
+        Args:
+            student: ``(N, C)``; dot products are taken as they are, so normalised by whoever made them.
+            teacher: ``(N, C)``, row n is the positive of the student's row n; detached here.
+
+        Returns:
+            Scalar, float32; ``2 log N`` when all embeddings are equal, 0 when ``N`` is 1.
+        """
+        if student.dim() != 2 or student.shape != teacher.shape or student.numel() == 0:
+            raise ValueError(
+                "BoundaryContrastiveLoss expects two equal, non-empty sets of shape (N, C), "
+                f"got {list(student.shape)} and {list(teacher.shape)}."
+            )
+        logits = student @ teacher.detach().T / self.temperature
+        positives = torch.arange(len(logits), device=logits.device)
+        return F.cross_entropy(logits, positives) + F.cross_entropy(logits.T, positives)

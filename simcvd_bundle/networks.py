@@ -1,0 +1,193 @@
+"""The two networks of SimCVD: the V-Net with a segmentation and an SDM branch, and the projection head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class VNetOutput(NamedTuple):
+    """What training needs of one forward pass over ``(B, in_channels, H, W, D)`` with ``C`` foreground classes.
+
+    Attributes:
+        logits: ``(B, C + 1, H, W, D)``, background first.
+        sdm: ``(B, C, H, W, D)``, signed distance maps in [-1, 1], negative inside.
+        features: ``(B, 16 * base_channels, H / 16, W / 16, D / 16)``, the bottleneck before its dropout, rounded up.
+    """
+
+    logits: Tensor
+    sdm: Tensor
+    features: Tensor
+
+
+def conv_block(channels_in: int, channels_out: int, depth: int) -> nn.Sequential:
+    """``depth`` times 3x3x3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        *(Convolution(3, channels_in if i == 0 else channels_out, channels_out, act="RELU", norm="BATCH")
+          for i in range(depth))
+    )  # fmt: skip
+
+
+def down(channels: int) -> Convolution:
+    """Halve every axis, double the channels."""
+    return Convolution(3, channels, 2 * channels, strides=2, kernel_size=2, padding=0, act="RELU", norm="BATCH")
+
+
+def up(channels: int) -> Convolution:
+    """Double every axis, halve the channels."""
+    return Convolution(
+        3, channels, channels // 2, strides=2, kernel_size=2, padding=0, output_padding=0,
+        act="RELU", norm="BATCH", is_transposed=True,
+    )  # fmt: skip
+
+
+class VNet(nn.Module):
+    """V-Net of the compared papers (UA-MT, DTC, SimCVD): 3x3x3 convolutions, batch norm, ReLU, additive skips.
+
+    MONAI's own ``VNet`` is another network (5x5x5 kernels, 45.6 M parameters, about six times slower), so the published
+    figures need this one (9.4 M parameters with the default arguments).
+
+    Any spatial size is accepted: the input is zero-padded symmetrically to the next multiple of 16 voxels and the
+    outputs are cropped back.
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: number of foreground classes ``C``; the segmentation branch has ``C + 1`` channels, the SDM branch
+            (1x1x1 convolution + tanh, as in DTC) has ``C``.
+        base_channels: channels at full resolution; the bottleneck has 16 times as many.
+        dropout: channel dropout at the bottleneck and before the output branches (one of SimCVD's perturbations).
+
+    Raises:
+        ValueError: when an argument is out of its range, or the input is not ``(B, in_channels, H, W, D)``.
+    """
+
+    def __init__(
+        self, in_channels: int = 1, num_classes: int = 1, base_channels: int = 16, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        if min(in_channels, num_classes, base_channels) < 1:
+            raise ValueError(
+                f"VNet needs in_channels, num_classes and base_channels of at least 1, "
+                f"got {in_channels}, {num_classes} and {base_channels}."
+            )
+        n = base_channels
+        self.in_channels = in_channels
+        self.encoder = nn.ModuleList(
+            [
+                conv_block(in_channels, n, 1),
+                conv_block(2 * n, 2 * n, 2),
+                conv_block(4 * n, 4 * n, 3),
+                conv_block(8 * n, 8 * n, 3),
+                conv_block(16 * n, 16 * n, 3),
+            ]
+        )
+        self.downs = nn.ModuleList([down(n), down(2 * n), down(4 * n), down(8 * n)])
+        self.ups = nn.ModuleList([up(16 * n), up(8 * n), up(4 * n), up(2 * n)])
+        self.decoder = nn.ModuleList(
+            [
+                conv_block(8 * n, 8 * n, 3),
+                conv_block(4 * n, 4 * n, 3),
+                conv_block(2 * n, 2 * n, 2),
+                conv_block(n, n, 1),
+            ]
+        )
+        self.dropout = nn.Dropout3d(dropout)
+        self.segmentation = nn.Conv3d(n, num_classes + 1, 1)
+        self.sdm = nn.Conv3d(n, num_classes, 1)
+        # measured: bf16 convolutions on CPU are several times faster in this layout; it survives .to() and deepcopy
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, return_all: bool = False) -> Tensor:
+        """Segment ``x``.
+
+        Args:
+            x: image ``(B, in_channels, H, W, D)``.
+            return_all: return a ``VNetOutput`` instead (training; not available in TorchScript, where one graph has
+                one return type).
+
+        Returns:
+            Logits ``(B, num_classes + 1, H, W, D)``, no softmax applied.
+        """
+        if x.dim() != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(f"VNet expects an image of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}.")
+        pads: list[int] = []
+        for axis in range(4, 1, -1):  # F.pad counts axes from the last
+            missing = -x.shape[axis] % 16  # four strided convolutions
+            pads += [missing // 2, missing - missing // 2]
+        features, decoded = self.decode(F.pad(x, pads))
+        decoded = decoded[
+            ...,
+            pads[4] : decoded.shape[2] - pads[5],
+            pads[2] : decoded.shape[3] - pads[3],
+            pads[0] : decoded.shape[4] - pads[1],
+        ]
+        logits: Tensor = self.segmentation(decoded)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if return_all:
+                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features)  # type: ignore[return-value]
+        return logits
+
+    def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Bottleneck features before dropout and last decoder features after dropout of a padded image."""
+        skips: list[Tensor] = []
+        for block, shrink in zip(self.encoder, self.downs):  # noqa: B905 (TorchScript has no strict=)
+            x = block(x)
+            skips.append(x)
+            x = shrink(x)
+        features = self.encoder[4](x)
+        x = self.dropout(features)
+        for grow, block in zip(self.ups, self.decoder):  # noqa: B905
+            x = block(grow(x) + skips.pop())
+        return features, self.dropout(x)
+
+
+class ProjectionHead(nn.Module):
+    """Projection head H: every axial slice of a boundary-aware map becomes one vector (paper, section on networks).
+
+    Alpha dropout -> adaptive pooling to ``pool_size`` squared -> MLP with ReLU -> L2 normalisation. Several classes
+    share the head; their vectors are averaged before the normalisation.
+
+    Args:
+        dropout: probability of the alpha dropout (paper: 0.1).
+        pool_size: side of the pooled slice (paper: 128).
+        pooling: ``"average"`` (paper) or ``"max"`` (its ablation).
+        widths: output width of each layer of the MLP (the paper says 3 layers; the widths are ours).
+
+    Raises:
+        ValueError: when ``pooling`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        dropout: float = 0.1,
+        pool_size: int = 128,
+        pooling: str = "average",
+        widths: Sequence[int] = (256, 256, 128),
+    ) -> None:
+        super().__init__()
+        pools = {"average": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
+        if pooling not in pools:
+            raise ValueError(f"ProjectionHead: pooling must be one of {sorted(pools)}, got {pooling!r}.")
+        self.dropout = nn.AlphaDropout(dropout)
+        self.pool = pools[pooling](pool_size)
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip([pool_size**2, *widths], widths, strict=False):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.mlp = nn.Sequential(*layers[:-1])
+
+    def forward(self, slices: Tensor) -> Tensor:
+        """Embed slices.
+
+        Args:
+            slices: ``(N, C, H, W)``, one map per foreground class.
+
+        Returns:
+            ``(N, widths[-1])`` vectors of length 1.
+        """
+        pooled: Tensor = self.pool(self.dropout(slices)).flatten(2)
+        return F.normalize(self.mlp(pooled).mean(1), dim=1)

@@ -1,0 +1,24 @@
+"""Ramp-ups: pure functions of the iteration."""
+
+from __future__ import annotations
+
+import math
+
+
+def sigmoid_rampup(current_step: int, rampup_length: int) -> float:
+    """``exp(-5 (1 - t / t_max)^2)`` (paper, training recipe; Laine and Aila, ICLR 2017).
+
+    Args:
+        current_step: t, in iterations.
+        rampup_length: t_max, in iterations; 0 means no ramp-up.
+
+    Returns:
+        Factor from exp(-5) = 0.0067 at t = 0 to 1 at t >= t_max.
+
+    Raises:
+        ValueError: when ``rampup_length`` is negative.
+    """
+    if rampup_length < 0:
+        raise ValueError(f"rampup_length is a number of iterations and must not be negative, got {rampup_length}.")
+    remaining = 1.0 - min(max(current_step, 0), rampup_length) / rampup_length if rampup_length else 0.0
+    return math.exp(-5.0 * remaining**2)
