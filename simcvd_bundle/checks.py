@@ -1,0 +1,82 @@
+"""Checks of a configuration before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ReferenceResolver
+
+BASE_CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu_train.json")
+CONTAINERS = ("train", "validate", "validate_teacher")
+"""Top-level ids that only group other ids, so that a misspelled member is as silent as a misspelled top-level id."""
+MONAI_IDS = {
+    "_meta_", "output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0",
+}  # fmt: skip
+"""Ids that MONAI itself reads or adds: metadata and experiment tracking."""
+
+
+def check_config(bundle_root: str) -> None:
+    """Refuse a configuration with ids that nothing knows or uses; MONAI ignores them without a word.
+
+    An id is known if one of the bundle's base configs has it, and used if the configuration refers to it with ``@`` or
+    ``%``. The ids of an overlay or of the command line must be one or the other.
+
+    Args:
+        bundle_root: root of the bundle.
+
+    Raises:
+        FileNotFoundError: when ``bundle_root`` is no bundle.
+        ValueError: with the unknown ids and what they may have been meant to be.
+    """
+    configs = Path(bundle_root, "configs")
+    if not (configs / "train.json").is_file():
+        raise FileNotFoundError(
+            f"bundle_root {bundle_root!r} is not the bundle (no configs/train.json in it): "
+            "add --bundle_root /path/to/bundle."
+        )
+    known = MONAI_IDS | {
+        name
+        for file in BASE_CONFIGS
+        if (configs / file).is_file()
+        for name in grouped_ids(json.loads((configs / file).read_text(encoding="utf-8")))
+    }
+    config = running_config()
+    used = set(re.findall(r"[@%]([\w:#]+)", json.dumps(config, default=str).replace("#", "::")))
+    used |= {prefix for name in used for prefix in (name.split("::")[0], "::".join(name.split("::")[:2]))}
+    unknown = sorted(name for name in grouped_ids(config) if name not in known and name not in used)
+    if unknown:
+        hints = []
+        for name in unknown:
+            close = difflib.get_close_matches(name, known, n=1)
+            hints.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        raise ValueError(
+            f"Unknown config ids: {', '.join(hints)}. Nothing reads them, so they would be ignored; "
+            "the ids that can be set are those of configs/train.json."
+        )
+
+
+def grouped_ids(config: dict[str, Any]) -> set[str]:
+    """Top-level ids of a config, and the members of the groups among them as ``group::member``."""
+    members = {
+        f"{group}::{member}" for group in CONTAINERS if isinstance(config.get(group), dict) for member in config[group]
+    }
+    return set(config) | members
+
+
+def running_config() -> dict[str, Any]:
+    """Merged content of the config that is being resolved right now (MONAI has no id for the whole of it).
+
+    Raises:
+        RuntimeError: when no config is being resolved.
+    """
+    for frame in inspect.stack(context=0):
+        resolver = frame.frame.f_locals.get("self")
+        if isinstance(resolver, ReferenceResolver) and "" in resolver.items:
+            config: dict[str, Any] = resolver.items[""].get_config()  # type: ignore[no-untyped-call]
+            return config
+    raise RuntimeError("check_config works as a part of a MONAI bundle config only.")

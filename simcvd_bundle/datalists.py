@@ -1,0 +1,129 @@
+"""Datalists: which images there are and which of them count as labelled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import itk
+from monai.data import load_decathlon_datalist
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+Item = dict[str, Any]
+
+
+def load_datalist(
+    dataset_dir: str, section: str, datalist: str = "dataset.json", num_labeled: int | None = None,
+    optional: bool = False, require_labels: bool = False,
+) -> list[Item]:  # fmt: skip
+    """Read one section of an MSD-style datalist; paths in it are relative to ``dataset_dir``.
+
+    Sections are those of the file (``training``, ``validation``, ``test``) and two views of ``training``: ``labeled``,
+    the items that train with their label, and ``unlabeled``, the items whose label the file knows but training does not
+    see (for transductive evaluation).
+
+    Args:
+        dataset_dir: folder of the data.
+        section: name of the section.
+        datalist: file name inside ``dataset_dir`` or an absolute path.
+        num_labeled: keep the labels of the first n items of ``training`` only; ``None`` keeps all.
+        optional: a missing section is empty instead of an error.
+        require_labels: an item without label is an error (validation, evaluation).
+
+    Returns:
+        Items with absolute paths ``image`` and, if labelled, ``label``.
+
+    Raises:
+        FileNotFoundError: when the datalist or a file named in it is missing.
+        ValueError: when it is no JSON, the section is missing, ``num_labeled`` exceeds the labelled items or a required
+            label is missing.
+    """
+    path = Path(dataset_dir, datalist)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No datalist {path}: set dataset_dir to the folder that holds it, or datalist to its name. "
+            "`python -m simcvd_bundle prepare --help` makes one from published data."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The datalist {path} is not valid JSON: {error}") from error
+    in_file = "training" if section in ("labeled", "unlabeled") else section
+    if not content.get(in_file):
+        if optional:
+            return []
+        sections = [key for key, value in content.items() if isinstance(value, list)]
+        raise ValueError(f"The datalist {path} has no cases in section {in_file!r}; its sections are {sections}.")
+    items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(Path(dataset_dir).resolve()))
+    for item in items:
+        paths = (item.get(key) for key in ("image", "label"))
+        for file in (file for value in paths for file in (value if isinstance(value, list) else [value])):
+            if isinstance(file, str | Path) and not Path(file).exists():
+                raise FileNotFoundError(f"{file}, named in section {in_file!r} of {path}, does not exist.")
+    if in_file == "training":
+        items = _split(items, section, num_labeled, path)
+    without = [item["image"] for item in items if item.get("label") is None]
+    if require_labels and without:
+        raise ValueError(
+            f"{len(without)} of {len(items)} cases in section {section!r} of {path} have no label, {without[0]} first: "
+            "choose another section ('labeled' and 'unlabeled' are the two parts of 'training' that have labels)."
+        )
+    return items
+
+
+def _split(items: list[Item], section: str, num_labeled: int | None, path: Path) -> list[Item]:
+    known = [item for item in items if item.get("label") is not None]
+    kept = len(known) if num_labeled is None else int(num_labeled)
+    if not 1 <= kept <= len(known):
+        raise ValueError(
+            f"num_labeled is {num_labeled}, but section 'training' of {path} has {len(known)} labelled cases: "
+            "choose 1 to that number."
+        )
+    if section == "unlabeled":
+        return known[kept:]
+    labeled = known[:kept]
+    if section == "labeled":
+        return labeled
+    return [
+        item if any(item is kept_item for kept_item in labeled) else {k: v for k, v in item.items() if k != "label"}
+        for item in items
+    ]
+
+
+def find_images(folder: str) -> list[Item]:
+    """Scans to segment: image files of ``folder`` and its sub-folders of DICOM files, one series each.
+
+    Args:
+        folder: a folder, or a single image file.
+
+    Returns:
+        Items with ``image``, sorted by path.
+
+    Raises:
+        FileNotFoundError: when nothing is found.
+        ValueError: when a folder holds several DICOM series.
+    """
+    root = Path(folder)
+    if root.is_file():
+        return [{"image": str(root)}]
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
+    files = [p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES) and p.name[0] != "."]
+    folders = [p for p in root.iterdir() if p.is_dir()] + ([] if files else [root])
+    series = [folder for folder in folders if _is_series(folder)]
+    if not files and not series:
+        raise FileNotFoundError(
+            f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
+        )
+    return [{"image": str(p)} for p in sorted(files + series)]
+
+
+def _is_series(folder: Path) -> bool:
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetDirectory(str(folder))
+    uids = names.GetSeriesUIDs()
+    if len(uids) > 1:  # MONAI would read the first one only
+        raise ValueError(f"{folder} holds {len(uids)} DICOM series: put each into a folder of its own.")
+    return len(uids) == 1

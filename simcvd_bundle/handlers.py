@@ -1,0 +1,91 @@
+"""Handlers of the training loop: the mean teacher and the random streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from simcvd_bundle.samplers import TwoStreamBatchSampler
+
+
+class MeanTeacherHandler:
+    """Teacher weights are the exponential moving average of the student's, after every optimiser step.
+
+    The decay is ``min(1 - 1 / t, decay)`` at iteration t from 1 on, so the first step copies the student (UA-MT's rule
+    with the paper's 0.999). Parameters are averaged; batch-norm statistics stay the teacher's own. At the start of a
+    fresh run the teacher becomes an exact copy of the student, whatever weights that has been given meanwhile.
+
+    ignite's ``EMAHandler`` is not used: by default the teacher's buffers are the student's (pytorch/ignite#2590).
+
+    Args:
+        student: network whose parameters are averaged (not its DDP wrapper).
+        teacher: network of the same form that holds the average; it needs storage of its own.
+        decay: upper bound of the decay, 0.999 in the paper.
+
+    Raises:
+        ValueError: when ``decay`` is not in [0, 1), or teacher and student share storage.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
+        shared = {t.data_ptr() for t in student.state_dict().values() if t.numel()} & {
+            t.data_ptr() for t in teacher.state_dict().values() if t.numel()
+        }
+        if shared:
+            raise ValueError("MeanTeacherHandler: student and teacher share storage; make the teacher a deep copy.")
+        self.student = student
+        self.teacher = teacher.requires_grad_(False)
+        self.decay = decay
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        """Copy the student, unless the run is resumed."""
+        if engine.state.iteration == 0:
+            self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.train()
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the teacher by one step."""
+        decay = min(1 - 1 / max(engine.state.iteration, 1), self.decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(list(self.teacher.parameters()), list(self.student.parameters()), engine.state.iteration)
+
+
+class RandomStreamsHandler:
+    """Make all randomness of a training a function of the seed and the iteration.
+
+    The sampler continues at the trainer's iteration, and torch (noise, dropout) is seeded anew before every iteration.
+    A resumed run therefore draws what the uninterrupted one would have drawn, and no generator state needs saving.
+
+    Args:
+        sampler: sampler of the training loader.
+        seed: seed of the run.
+        rank: process number, so that processes draw different noise.
+    """
+
+    def __init__(self, sampler: TwoStreamBatchSampler, seed: int = 0, rank: int = 0) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.rank = rank
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.position)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def position(self, engine: Engine) -> None:
+        """Tell the sampler where a loader iterator made from now on begins."""
+        self.sampler.start = engine.state.iteration
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed torch for this iteration."""
+        sequence = np.random.SeedSequence([self.seed, self.rank, engine.state.iteration])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))

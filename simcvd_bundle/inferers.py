@@ -1,0 +1,209 @@
+"""Inferers: the student-teacher pass of training, and the two ways to segment a whole volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from torch import Tensor, nn
+
+from simcvd_bundle.networks import VNetOutput
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def autocast(inputs: Tensor, precision: str) -> torch.autocast:
+    """Autocast context of ``precision`` (``"float32"`` or ``"bfloat16"``) on the device of ``inputs``."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+    return torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "float32")
+
+
+class StudentTeacherInferer(Inferer):
+    """One training pass: the student with gradient on all patches, the teacher without on the unlabelled ones.
+
+    The labelled patches come first and stay clean. The unlabelled ones are seen through noise, ``clip(N(0, noise_std),
+    -noise_clip, noise_clip)``, drawn anew for student and teacher; network dropout and the heads' dropout are
+    independent too: SimCVD's three perturbations.
+
+    The boundary-aware map is ``X + sdm_scale * SDM``, the literal sum of the paper, where ``X`` is the view that the
+    network saw (the mean over channels of multi-channel images). Each slice along the last axis becomes one embedding.
+    Heads and sums run in float32 whatever the precision.
+
+    Args:
+        teacher: network of the same form as the student; kept in train mode, it has its own batch statistics.
+        projection_head: the student's head.
+        teacher_head: the teacher's head.
+        labeled_batch_size: number of leading patches that are labelled.
+        noise_std: standard deviation of the noise eta of eq. (5), in units of the (normalised) intensity.
+        noise_clip: bound of the noise.
+        boundary_map: what is added to the image: ``"sdm"`` (paper) or ``"probability"`` (its ablation).
+        sdm_scale: factor of the added map (paper: 1).
+        num_slices: B of eq. (2), slices drawn at random from the batch; ``None`` takes all.
+        project: compute the embeddings (without them there is no contrastive term).
+        precision: ``"float32"`` or ``"bfloat16"``, for the two networks.
+
+    Raises:
+        ValueError: for an unknown ``boundary_map`` or ``precision``.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        projection_head: nn.Module,
+        teacher_head: nn.Module,
+        labeled_batch_size: int,
+        noise_std: float = 0.1,
+        noise_clip: float = 0.2,
+        boundary_map: str = "sdm",
+        sdm_scale: float = 1.0,
+        num_slices: int | None = None,
+        project: bool = True,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        if boundary_map not in ("sdm", "probability"):
+            raise ValueError(f"boundary_map must be 'sdm' or 'probability', got {boundary_map!r}.")
+        self.teacher = teacher
+        self.projection_head = projection_head
+        self.teacher_head = teacher_head
+        self.labeled_batch_size = labeled_batch_size
+        self.noise_std = noise_std
+        self.noise_clip = noise_clip
+        self.boundary_map = boundary_map
+        self.sdm_scale = sdm_scale
+        self.num_slices = num_slices
+        self.project = project
+        self.precision = precision
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Run both networks.
+
+        Args:
+            inputs: image patches ``(B, channels, H, W, D)``, labelled first.
+            network: the student, in train mode.
+            *args: not used (MONAI's signature).
+            **kwargs: not used.
+
+        Returns:
+            What ``SimCVDLoss`` reads: ``logits``, ``sdm``; with unlabelled patches (``U`` of them) also
+            ``teacher_logits``, ``teacher_sdm``, ``features``, ``teacher_features`` and, with ``project``,
+            ``embeddings`` and ``teacher_embeddings`` ``(slices, width)``.
+        """
+        labeled, unlabeled = inputs[: self.labeled_batch_size], inputs[self.labeled_batch_size :]
+        student_view = self.add_noise(unlabeled)
+        with autocast(inputs, self.precision):
+            student: VNetOutput = network(torch.cat([labeled, student_view]), return_all=True)
+        pred = {"logits": student.logits, "sdm": student.sdm}
+        if len(unlabeled) == 0:
+            return pred
+        teacher_view = self.add_noise(unlabeled)
+        with torch.no_grad(), autocast(inputs, self.precision):
+            teacher: VNetOutput = self.teacher(teacher_view, return_all=True)
+        first = len(labeled)
+        student = VNetOutput(*(output[first:] for output in student))
+        pred |= {
+            "features": student.features,
+            "teacher_logits": teacher.logits,
+            "teacher_sdm": teacher.sdm,
+            "teacher_features": teacher.features,
+        }
+        if self.project:
+            chosen = torch.randperm(len(unlabeled) * unlabeled.shape[-1], device=inputs.device)[: self.num_slices]
+            pred["embeddings"] = self.projection_head(self.boundary_slices(student_view, student)[chosen])
+            with torch.no_grad():
+                pred["teacher_embeddings"] = self.teacher_head(self.boundary_slices(teacher_view, teacher)[chosen])
+        return pred
+
+    def add_noise(self, images: Tensor) -> Tensor:
+        """Add the noise of eq. (5) to ``images``."""
+        noise = torch.randn_like(images) * self.noise_std
+        return images + noise.clamp(-self.noise_clip, self.noise_clip)
+
+    def boundary_slices(self, view: Tensor, output: VNetOutput) -> Tensor:
+        """Slices of the boundary-aware maps: ``(U, channels, H, W, D)`` -> ``(U * D, C, H, W)``, float32."""
+        added = output.sdm.float() if self.boundary_map == "sdm" else output.logits.float().softmax(1)[:, 1:]
+        boundary = view.mean(1, keepdim=True) + self.sdm_scale * added
+        return boundary.permute(0, 4, 1, 2, 3).flatten(0, 1)
+
+
+class _Probabilities:
+    """Predictor that turns a network's logits into probabilities, followed by the SDM channels if asked for."""
+
+    def __init__(self, network: Callable[..., Any], with_sdm: bool, precision: str) -> None:
+        self.network = network
+        self.with_sdm = with_sdm
+        self.precision = precision
+
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with autocast(images, self.precision):
+            if not self.with_sdm:
+                logits: Tensor = self.network(images)
+                return logits.float().softmax(1)
+            output: VNetOutput = self.network(images, return_all=True)
+        return torch.cat([output.logits.float().softmax(1), output.sdm.float()], 1)
+
+
+class WindowInferer(SlidingWindowInferer):
+    """The paper's sliding window: a stride in voxels, and softmax probabilities averaged where windows overlap.
+
+    Args:
+        roi_size: window in voxels.
+        stride: step between windows in voxels, per axis.
+        sw_batch_size: windows a forward pass.
+        with_sdm: append the SDM channels to the probabilities.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        progress: show a progress bar over the windows.
+    """
+
+    def __init__(
+        self, roi_size: Sequence[int], stride: Sequence[int], sw_batch_size: int = 4, with_sdm: bool = False,
+        precision: str = "float32", progress: bool = False,
+    ) -> None:  # fmt: skip
+        if len(stride) != len(roi_size) or any(not 1 <= s <= r for s, r in zip(stride, roi_size, strict=True)):
+            raise ValueError(f"window_stride must lie between 1 and the patch_size {roi_size} on each axis: {stride}.")
+        # MONAI computes its step as int(roi * (1 - overlap)); half a voxel more survives the rounding
+        overlap = [1 - (s + 0.5) / r if s < r else 0.0 for s, r in zip(stride, roi_size, strict=True)]
+        super().__init__(roi_size, sw_batch_size, overlap, progress=progress)
+        self.with_sdm = with_sdm
+        self.precision = precision
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Probabilities ``(B, C + 1, H, W, D)`` of ``(B, channels, H, W, D)``; with SDM ``2 C + 1`` channels."""
+        result = super().__call__(inputs, _Probabilities(network, self.with_sdm, self.precision))
+        return cast(Tensor, result)
+
+
+class WholeVolumeInferer(SimpleInferer):
+    """The fast mode: one forward pass of the whole volume, which the network pads by itself.
+
+    Args:
+        with_sdm: append the SDM channels to the probabilities.
+        precision: ``"float32"`` or ``"bfloat16"``.
+    """
+
+    def __init__(self, with_sdm: bool = False, precision: str = "float32") -> None:
+        super().__init__()
+        self.with_sdm = with_sdm
+        self.precision = precision
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """As ``WindowInferer``."""
+        return super().__call__(inputs, _Probabilities(network, self.with_sdm, self.precision))
+
+
+def make_inferer(
+    mode: str, patch_size: Sequence[int], stride: Sequence[int], with_sdm: bool = False, precision: str = "float32"
+) -> Inferer:
+    """Inferer of ``inference_mode``: ``"window"`` (the paper's sliding window) or ``"fast"`` (whole volume at once).
+
+    Raises:
+        ValueError: for another mode.
+    """
+    if mode == "window":
+        return WindowInferer(patch_size, stride, with_sdm=with_sdm, precision=precision)
+    if mode == "fast":
+        return WholeVolumeInferer(with_sdm=with_sdm, precision=precision)
+    raise ValueError(f"inference_mode must be 'window' or 'fast', got {mode!r}.")

@@ -1,0 +1,76 @@
+"""Beginning and end of a training run: what stays of a former run, and what this one leaves behind."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from monai.engines import Evaluator, Trainer
+from torch import nn
+
+from simcvd_bundle.weights import export_weights
+
+logger = logging.getLogger(__name__)
+
+RUN_FILES = ("checkpoints", "tensorboard", "model.pt")
+
+
+def start_run(output_dir: str, resume: bool = False) -> str:
+    """Prepare the folder of a run; what a former run wrote there moves to ``output_dir/previous_N`` unless resumed.
+
+    Args:
+        output_dir: folder of the run.
+        resume: the run continues in the folder as it is.
+
+    Returns:
+        ``output_dir``.
+    """
+    folder = Path(output_dir)
+    if idist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        former = [folder / name for name in RUN_FILES if (folder / name).exists()]
+        if former and not resume:
+            number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
+            kept = folder / f"previous_{number}"
+            kept.mkdir()
+            for path in former:
+                path.rename(kept / path.name)
+            logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
+    idist.barrier()
+    return output_dir
+
+
+def finish_run(
+    trainer: Trainer, network: nn.Module, evaluators: dict[str, Evaluator], output_dir: str, ckpt_dir: str
+) -> None:
+    """Write the student's weights and say how it ended.
+
+    Args:
+        trainer: the trainer, after its run.
+        network: the student (not its DDP wrapper).
+        evaluators: validation engines by the name of the network that they validate; those without data are passed
+            over, the others run once more if the last epoch was not validated.
+        output_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights.
+    """
+    for name, evaluator in evaluators.items():
+        if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
+            continue
+        if evaluator.state.epoch != trainer.state.epoch:
+            evaluator.run(trainer.state.epoch)
+        state: Any = evaluator.state
+        logger.info(
+            "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
+            name,
+            trainer.state.iteration,
+            state.metrics[state.key_metric_name],
+            state.best_metric,
+            state.best_metric_epoch,
+        )
+    if idist.get_rank() == 0:
+        weights = export_weights(network, output_dir, ckpt_dir)
+        logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
+        logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)
+    idist.barrier()

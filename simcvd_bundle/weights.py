@@ -1,0 +1,83 @@
+"""Reading and writing network weights: flat tensors, readable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Load a weights file, all or nothing.
+
+    Args:
+        network: network to fill.
+        path: file with a flat state dict, or one under the key ``model`` (as MONAI Label writes).
+
+    Raises:
+        FileNotFoundError: when there is no file.
+        ValueError: when the file cannot be read or belongs to another network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No weights {path}: train first, or set weights to an existing file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"The weights {path} cannot be read ({error}): the file is damaged or not a weights file."
+        ) from error
+    try:
+        network.load_state_dict(content.get("model", content))
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights {path} do not fit the network: check network_def and class_names. {error}"
+        ) from error
+    logger.info("Loaded weights %s", path)
+
+
+def write_atomically(content: object, path: Path) -> None:
+    """``torch.save`` that leaves either the former file or the complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
+    """Write the final weights of a run to ``run_dir/model.pt`` and make them the bundle's ``ckpt_dir/model.pt``.
+
+    Weights that this replaces are kept as ``ckpt_dir/replaced/model_HASH.pt`` (the first 12 digits of their SHA-256),
+    so a demo never destroys shipped weights: copy the file back to undo.
+
+    Args:
+        network: the student (not its DDP wrapper).
+        run_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights.
+
+    Returns:
+        Path of the bundle's weights.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(weights, Path(run_dir, "model.pt"))
+    current = Path(ckpt_dir, "model.pt")
+    if current.is_file():
+        digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
+        kept = current.parent / "replaced" / f"model_{digest}.pt"
+        if not kept.is_file():
+            kept.parent.mkdir(exist_ok=True)
+            scratch = kept.with_suffix(f".{os.getpid()}.tmp")
+            shutil.copyfile(current, scratch)
+            scratch.replace(kept)
+        logger.info("Kept the former weights as %s", kept)
+    write_atomically(weights, current)
+    return str(current)
