@@ -1,0 +1,25 @@
+"""Command line of the bundle: ``python -m simcvd_bundle COMMAND``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import fire
+
+from simcvd_bundle.prepare import Prepare
+
+COMMANDS = {"prepare": Prepare}
+
+
+def main() -> None:
+    """Run one command; errors that a user can cause end in one line, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        fire.Fire(COMMANDS, name="python -m simcvd_bundle")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

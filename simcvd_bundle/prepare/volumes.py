@@ -1,0 +1,124 @@
+"""Read and crop volumes without losing track of where each voxel lies in the world."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.image_reader import ImageReader, ITKReader, NibabelReader
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.croppad.array import SpatialCrop
+from monai.transforms.utils import generate_spatial_bounding_box
+
+GRID_TOLERANCE = 0.1
+"""Largest distance, in voxels, between the corners of two grids that count as one grid."""
+
+
+def read_volume(path: Path) -> MetaTensor:
+    """Read one scalar 3D volume with its affine in the RAS convention of NIfTI.
+
+    Args:
+        path: a NIfTI file, any file that ITK reads (NRRD for one), or a folder that holds a single DICOM series.
+
+    Returns:
+        The volume, shape 1HWD, float32; for DICOM ``meta`` holds the tags of the first slice.
+
+    Raises:
+        FileNotFoundError: if there is no such path.
+        ValueError: if the volume is not 3D or has several channels.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: complete the download.")
+    # Not LoadImage: it falls back to other readers, and a damaged file ends in a page of their tracebacks.
+    nifti = path.name.endswith((".nii", ".nii.gz"))
+    reader: ImageReader = NibabelReader(squeeze_non_spatial_dims=True) if nifti else ITKReader(series_meta=True)
+    array, meta = reader.get_data(reader.read(path))
+    if array.ndim != 3:
+        raise ValueError(f"{path} has shape {array.shape}: one 3D channel is expected.")
+    return MetaTensor(torch.from_numpy(array.astype(np.float32))[None], meta=meta)
+
+
+def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
+    """Check that image and label sample the same points of the world, voxel by voxel.
+
+    Args:
+        image: shape CHWD.
+        label: shape CHWD.
+
+    Returns:
+        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
+
+    Raises:
+        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
+    """
+    shape, label_shape = tuple(image.shape[1:]), tuple(label.shape[1:])
+    if shape != label_shape:
+        raise ValueError(f"image has shape {shape}, label {label_shape}: they must be equal.")
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    image_affine, label_affine = np.asarray(image.affine), np.asarray(label.affine)
+    shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
+    if shift_mm > GRID_TOLERANCE * float(image.pixdim.min()):
+        raise ValueError(
+            f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree.\n"
+            f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
+        )
+    return MetaTensor(label.as_tensor(), affine=image.affine)
+
+
+def require_values(label: torch.Tensor, allowed: Sequence[int]) -> None:
+    """Check a label before it is cast, so that no value wraps around or is truncated.
+
+    Args:
+        label: any shape, any dtype.
+        allowed: the declared values, 0 (background) among them.
+
+    Raises:
+        ValueError: if another value occurs, or the label holds nothing but 0.
+    """
+    found = torch.unique(label[label != 0]).tolist()  # sorting the background too would take seconds
+    unknown = sorted(set(found) - {float(value) for value in allowed})
+    if unknown:
+        raise ValueError(f"label has the values {unknown[:10]}, but only {sorted(allowed)} are declared.")
+    if not found:
+        raise ValueError("label is empty (0 everywhere): replace it, or remove it to use the case as unlabelled.")
+
+
+def crop_box(label: torch.Tensor, margin: Sequence[int], min_size: Sequence[int]) -> tuple[slice, ...]:
+    """Give the box around the foreground, grown to a least size, plus a margin, clamped to the scan.
+
+    Args:
+        label: shape 1HWD, foreground positive.
+        margin: voxels added at both ends of each axis; an axis as large as the scan stays whole.
+        min_size: the box is first grown to this many voxels, half at each end (an odd one at the far end).
+
+    Returns:
+        One slice for each spatial axis. A box at the border of the scan is cut there, hence smaller than asked.
+
+    Raises:
+        ValueError: if there is no foreground.
+    """
+    starts, stops = generate_spatial_bounding_box(label)
+    if not any(stops):
+        raise ValueError("label is empty: there is nothing to crop around.")
+    box = []
+    for start, stop, pad, least, size in zip(starts, stops, margin, min_size, label.shape[1:], strict=True):
+        missing = max(least - (stop - start), 0)
+        first, last = start - missing // 2 - pad, stop + missing - missing // 2 + pad
+        box.append(slice(max(first, 0), min(last, size)))
+    return tuple(box)
+
+
+def crop(volume: MetaTensor, box: tuple[slice, ...]) -> MetaTensor:
+    """Cut a box out of a volume of shape CHWD; the affine moves along, so every voxel keeps its place in the world."""
+    return apply(volume, SpatialCrop(roi_slices=box))
+
+
+def apply(volume: MetaTensor, *transforms: Callable[[MetaTensor], Any]) -> MetaTensor:
+    """Apply MONAI's array transforms in turn; their annotations do not say that a MetaTensor stays one."""
+    for transform in transforms:
+        volume = transform(volume)
+    return volume
