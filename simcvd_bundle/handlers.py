@@ -1,13 +1,15 @@
-"""Handlers of the training loop: the mean teacher and the random streams."""
+"""Handlers of the training loop: the mean teacher, the random streams, and what is logged of a step."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from simcvd_bundle.losses import SimCVDLoss
 from simcvd_bundle.samplers import TwoStreamBatchSampler
 
 
@@ -89,3 +91,26 @@ class RandomStreamsHandler:
         """Seed torch for this iteration."""
         sequence = np.random.SeedSequence([self.seed, self.rank, engine.state.iteration])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+
+class LossTermsHandler:
+    """Leave the loss, its terms and weights by name as the trainer's output.
+
+    MONAI's logging handlers, MLflow's by the ``tracking`` switch among them, take the output's ``loss`` and log every
+    entry of it under its own name. Predictions are dropped, so that they do not outlive the step. Values stay on the
+    device until a handler logs them.
+
+    Args:
+        loss: the loss of the trainer.
+    """
+
+    def __init__(self, loss: SimCVDLoss) -> None:
+        self.loss = loss
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer with ``decollate=False``."""
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Replace the output of this iteration."""
+        engine.state.output = [{"loss": self.loss.log_values()}]  # type: ignore[assignment]

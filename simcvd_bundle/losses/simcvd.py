@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,15 +76,18 @@ class SimCVDLoss(nn.Module):
         supervised = ("segmentation", "sdm")
         return {name: w if name in supervised else w * self.rampup for name, w in self.weights.items()}
 
-    def log_values(self, output: Any = None) -> dict[str, float]:
-        """Total, terms and weights of the last call by name (an ``output_transform`` for MONAI's stats handlers)."""
+    def log_values(self) -> dict[str, Tensor | float]:
+        """Total (``loss``), terms (``loss_NAME``) and weights (``weight_NAME``) of the last call."""
         weights = self.current_weights()
-        terms = {name: float(term) for name, term in self.terms.items()}
         return {
-            "loss": sum(weights[name] * term for name, term in terms.items()),
-            **{f"loss_{name}": term for name, term in terms.items()},
-            **{f"weight_{name}": weights[name] for name in terms},
+            "loss": self._total(self.terms),
+            **{f"loss_{name}": term for name, term in self.terms.items()},
+            **{f"weight_{name}": weights[name] for name in self.terms},
         }
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        weights = self.current_weights()
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Total loss of one batch.
@@ -113,5 +115,4 @@ class SimCVDLoss(nn.Module):
                 pred["logits"][num_labeled:], pred["sdm"][num_labeled:], pred["teacher_logits"], pred["teacher_sdm"]
             )
         self.terms = {name: loss.detach() for name, loss in losses.items()}
-        weights = self.current_weights()
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return self._total(losses)
