@@ -16,7 +16,7 @@ def main() -> None:
     """Run one command; errors that a user can cause end in one line, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        fire.Fire(COMMANDS, name="python -m simcvd_bundle")
+        fire.Fire(COMMANDS, name="simcvd_bundle")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

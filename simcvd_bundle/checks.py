@@ -11,7 +11,11 @@ from typing import Any
 
 from monai.bundle import ReferenceResolver
 
-BASE_CONFIGS = ("train.json", "evaluate.json", "inference.json", "multi_gpu_train.json")
+BASE_CONFIGS = {
+    "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
+    "inference.json": "evaluator",
+}  # fmt: skip
+"""Configs that define ids, and the id that tells that the config is part of the running one."""
 CONTAINERS = ("train", "validate", "validate_teacher")
 """Top-level ids that only group other ids, so that a misspelled member is as silent as a misspelled top-level id."""
 MONAI_IDS = {
@@ -31,7 +35,8 @@ def check_config(bundle_root: str) -> None:
 
     Raises:
         FileNotFoundError: when ``bundle_root`` is no bundle.
-        ValueError: with the unknown ids and what they may have been meant to be.
+        ValueError: with the unknown ids and what they may have been meant to be; or when a switch is a text, as MONAI's
+            command line makes of ``false``, which would count as true.
     """
     configs = Path(bundle_root, "configs")
     if not (configs / "train.json").is_file():
@@ -39,13 +44,17 @@ def check_config(bundle_root: str) -> None:
             f"bundle_root {bundle_root!r} is not the bundle (no configs/train.json in it): "
             "add --bundle_root /path/to/bundle."
         )
-    known = MONAI_IDS | {
-        name
-        for file in BASE_CONFIGS
-        if (configs / file).is_file()
-        for name in grouped_ids(json.loads((configs / file).read_text(encoding="utf-8")))
-    }
     config = running_config()
+    bases = {
+        file: json.loads((configs / file).read_text(encoding="utf-8"))
+        for file, mark in BASE_CONFIGS.items()
+        if mark in config
+    }
+    for base in bases.values():
+        texts = [name for name, value in base.items() if isinstance(value, bool) and isinstance(config.get(name), str)]
+        if texts:
+            raise ValueError(f"{texts[0]} is the text {config[texts[0]]!r}: write True or False, capitalised.")
+    known = MONAI_IDS.union(*map(grouped_ids, bases.values()))
     used = set(re.findall(r"[@%]([\w:#]+)", json.dumps(config, default=str).replace("#", "::")))
     used |= {prefix for name in used for prefix in (name.split("::")[0], "::".join(name.split("::")[:2]))}
     unknown = sorted(name for name in grouped_ids(config) if name not in known and name not in used)
@@ -56,7 +65,7 @@ def check_config(bundle_root: str) -> None:
             hints.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
         raise ValueError(
             f"Unknown config ids: {', '.join(hints)}. Nothing reads them, so they would be ignored; "
-            "the ids that can be set are those of configs/train.json."
+            f"the ids that can be set are those of configs/{' and configs/'.join(bases)}."
         )
 
 
