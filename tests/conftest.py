@@ -1,0 +1,79 @@
+"""A small real dataset, and the bundle run on it in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+ROOT = Path(__file__).parents[1]
+TINY: dict[str, Any] = {
+    "bundle_root": str(ROOT),
+    "device": "cpu",
+    "patch_size": [16, 16, 16],
+    "window_stride": [8, 8, 8],
+    "iterations": 2,
+    "epoch_length": 1,
+    "val_interval": 2,
+    "num_labeled": 2,
+    "num_workers": 0,
+    "log_interval": 1,
+    "head_pool_size": 8,
+    "network_def::base_channels": 2,
+}
+INFERENCE_IDS = ("bundle_root", "device", "patch_size", "window_stride", "network_def::base_channels")
+
+Run = Callable[..., ConfigWorkflow]
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three labelled and two unlabelled cases, one for validation, two for the test; smaller than the patch in z."""
+    folder = tmp_path_factory.mktemp("dataset")
+    random = np.random.RandomState(0)
+    affine = np.diag([-0.7, -0.7, 2.0, 1.0])
+    affine[:3, 3] = [10, 20, -30]
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for number, section in enumerate(["training"] * 5 + ["validation"] + ["test"] * 2):
+        label = np.zeros((24, 20, 14), np.uint8)
+        low = random.randint(2, 8, 3)
+        label[low[0] : low[0] + 9, low[1] : low[1] + 8, low[2] : low[2] + 5] = 1
+        image = (label + 0.3 * random.randn(*label.shape)).astype(np.float32)
+        item = {"image": f"image_{number}.nii.gz"}
+        nib.save(nib.Nifti1Image(image, affine), folder / item["image"])
+        if number not in (3, 4):
+            item["label"] = f"label_{number}.nii.gz"
+            nib.save(nib.Nifti1Image(label, affine), folder / item["label"])
+        sections[section].append(item)
+    (folder / "dataset.json").write_text(json.dumps(sections))
+    return folder
+
+
+@pytest.fixture
+def run_bundle(dataset_dir: Path, tmp_path: Path) -> Run:
+    """Run configs of the bundle in this process, tiny, writing below ``tmp_path``; returns the workflow."""
+
+    def run(*files: str, workflow_type: str = "train", **overrides: Any) -> ConfigWorkflow:
+        settings = TINY if files[0] == "train.json" else {name: TINY[name] for name in INFERENCE_IDS}
+        settings = {
+            **settings, "dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "run"),
+            "ckpt_dir": str(tmp_path / "models"), **overrides,
+        }  # fmt: skip
+        workflow = ConfigWorkflow(
+            config_file=[str(ROOT / "configs" / file) for file in files],
+            workflow_type=workflow_type,
+            logging_file=False,
+            **settings,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+    return run

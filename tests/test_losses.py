@@ -1,0 +1,409 @@
+"""The losses: hand values, invariances, low precision, degenerate input, gradients and errors."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simcvd_bundle.losses import (
+    BoundaryContrastiveLoss,
+    ConsistencyLoss,
+    PairwiseDistillationLoss,
+    SegmentationLoss,
+    SignedDistanceLoss,
+    SimCVDLoss,
+)
+
+NUM_LABELED = 2
+UNSUPERVISED = ("contrastive", "distillation", "consistency")
+STUDENT_KEYS = {
+    "contrastive": ["embeddings"],
+    "distillation": ["features"],
+    "consistency": ["logits", "sdm"],
+}
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def case(name: str, temperature: float = 0.01) -> tuple[nn.Module, list[Tensor]]:
+    """A loss and input for it in which student and teacher nearly agree (so a small temperature overflows ``exp``)."""
+    if name == "contrastive":
+        student = F.normalize(random(6, 8), dim=1)
+        return BoundaryContrastiveLoss(temperature), [student, F.normalize(student + 0.1 * random(6, 8, seed=1), dim=1)]
+    if name == "distillation":
+        student = random(2, 4, 3, 2, 2)
+        return PairwiseDistillationLoss(temperature), [student, student + 0.1 * random(2, 4, 3, 2, 2, seed=1)]
+    logits, sdm = 30 * random(2, 3, 4, 4, 2), random(2, 2, 4, 4, 2, seed=1).tanh()
+    if name == "consistency":
+        return ConsistencyLoss(), [
+            logits,
+            sdm,
+            30 * random(2, 3, 4, 4, 2, seed=2),
+            random(2, 2, 4, 4, 2, seed=3).tanh(),
+        ]
+    if name == "segmentation":
+        return SegmentationLoss(), [logits, (random(2, 1, 4, 4, 2, seed=4) > 0).float()]
+    return SignedDistanceLoss(), [sdm, random(2, 2, 4, 4, 2, seed=5).tanh()]
+
+
+NAMES = ["segmentation", "sdm", *UNSUPERVISED]
+
+
+def prediction(num_unlabeled: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the inferer returns, and a target; the student's tensors are leaves, and the teacher's too."""
+    batch = NUM_LABELED + num_unlabeled
+    pred = {
+        "logits": random(batch, 2, 4, 4, 2, seed=1),
+        "sdm": random(batch, 1, 4, 4, 2, seed=2).tanh(),
+        "teacher_logits": random(num_unlabeled, 2, 4, 4, 2, seed=3),
+        "teacher_sdm": random(num_unlabeled, 1, 4, 4, 2, seed=4).tanh(),
+        "features": random(num_unlabeled, 5, 2, 2, 1, seed=5),
+        "teacher_features": random(num_unlabeled, 5, 2, 2, 1, seed=6),
+        "embeddings": F.normalize(random(6, 4, seed=7), dim=1),
+        "teacher_embeddings": F.normalize(random(6, 4, seed=8), dim=1),
+    }
+    target = {
+        "label": (random(NUM_LABELED, 1, 4, 4, 2, seed=9) > 0).float(),
+        "sdm": random(NUM_LABELED, 1, 4, 4, 2, seed=10).tanh(),
+    }
+    return {key: value.requires_grad_() for key, value in pred.items()}, target
+
+
+def expected_terms(
+    pred: dict[str, Tensor],
+    target: dict[str, Tensor],
+    tau: float = 0.5,
+    temperature: float = 1.0,
+    with_sdm: bool = True,
+) -> dict[str, float]:
+    """Each term from its own module, with the batch cut by hand."""
+    terms = {
+        "segmentation": SegmentationLoss()(pred["logits"][:NUM_LABELED], target["label"]),
+        "sdm": SignedDistanceLoss()(pred["sdm"][:NUM_LABELED], target["sdm"]),
+        "contrastive": BoundaryContrastiveLoss(tau)(pred["embeddings"], pred["teacher_embeddings"]),
+        "distillation": PairwiseDistillationLoss(temperature)(pred["features"], pred["teacher_features"]),
+        "consistency": ConsistencyLoss(with_sdm)(
+            pred["logits"][NUM_LABELED:], pred["sdm"][NUM_LABELED:], pred["teacher_logits"], pred["teacher_sdm"]
+        ),
+    }
+    return {name: float(term) for name, term in terms.items()}
+
+
+# hand values
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.5])
+def test_contrastive_of_equal_embeddings(tau: float) -> None:
+    """No slice can be told from another: log N in each direction, whatever the temperature."""
+    same = F.normalize(torch.ones(5, 3), dim=1)
+    assert float(BoundaryContrastiveLoss(tau)(same, same)) == pytest.approx(2 * math.log(5), rel=1e-5)
+
+
+def test_contrastive_of_orthogonal_embeddings() -> None:
+    """The positive has similarity 1, the N - 1 negatives 0; the two directions are added."""
+    one_direction = -math.log(math.e**2 / (math.e**2 + 3))
+    assert float(BoundaryContrastiveLoss(0.5)(torch.eye(4), torch.eye(4))) == pytest.approx(2 * one_direction, rel=1e-5)
+
+
+def test_contrastive_defaults_to_the_temperature_of_the_paper() -> None:
+    assert BoundaryContrastiveLoss().temperature == 0.5
+    assert PairwiseDistillationLoss().temperature == 1.0
+
+
+def test_distillation_hand_values() -> None:
+    """Equal voxels cannot be told apart: log 245; orthogonal ones have cosine 1 with themselves and 0 with the rest."""
+    loss = PairwiseDistillationLoss()
+    same, axes = torch.ones(1, 2, 7, 7, 5), torch.eye(6)[None]
+    assert float(loss(same, same)) == pytest.approx(math.log(245), rel=1e-5)
+    assert float(loss(axes, axes)) == pytest.approx(-math.log(math.e / (math.e + 5)), rel=1e-5)
+    assert float(loss(axes, -axes)) == pytest.approx(-math.log(math.exp(-1) / (math.exp(-1) + 5)), rel=1e-5)
+
+
+def test_consistency_hand_values() -> None:
+    """Probabilities (1, 0) against (1/2, 1/2) differ by 1/2 everywhere, SDMs 1 and 0 by 1; equal ones by nothing."""
+    sure, unsure = torch.tensor([50.0, -50.0]).view(1, 2, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1)
+    one, zero = torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1)
+    assert float(ConsistencyLoss()(sure, one, unsure, zero)) == pytest.approx(1.25)
+    assert float(ConsistencyLoss(include_sdm=False)(sure, one, unsure, zero)) == pytest.approx(0.25)
+    assert float(ConsistencyLoss()(sure, one, sure, one)) == 0.0
+
+
+def test_segmentation_hand_values() -> None:
+    """A certain correct prediction costs nothing; an undecided one log 2 of cross-entropy and 1/3 of Dice."""
+    label = torch.zeros(1, 1, 2, 2, 2)
+    label[..., 0] = 1
+    sure = torch.cat([1 - label, label], 1) * 100
+    assert float(SegmentationLoss()(sure, label)) == pytest.approx(0.0, abs=1e-6)
+    # half foreground: intersection 4 * 0.5, squares 8 * 0.25 + 4, Dice 1 - 4 / 6
+    expected = (math.log(2) + 1 / 3) / 2
+    assert float(SegmentationLoss()(torch.zeros(1, 2, 2, 2, 2), label)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_signed_distance_hand_value() -> None:
+    assert float(SignedDistanceLoss()(torch.ones(1, 1, 2, 2, 2), -torch.ones(1, 1, 2, 2, 2))) == pytest.approx(4.0)
+
+
+# invariances
+
+
+def test_contrastive_ignores_the_order_of_pairs_and_swapping_the_sets() -> None:
+    loss, (student, teacher) = case("contrastive", 0.5)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    value = loss(student, teacher)
+    torch.testing.assert_close(loss(student[order], teacher[order]), value)
+    torch.testing.assert_close(loss(teacher, student), value)
+    assert loss(student, teacher[order]) > value + 0.1  # wrong pairs cost
+
+
+def test_distillation_ignores_order_and_scale() -> None:
+    loss, (student, teacher) = case("distillation", 1.0)
+    value = loss(student, teacher)
+    torch.testing.assert_close(loss(student.flip(0), teacher.flip(0)), value)
+    torch.testing.assert_close(loss(student.flip(2, 4), teacher.flip(2, 4)), value)
+    torch.testing.assert_close(loss(5 * student, 0.1 * teacher), value)
+    assert loss(student.flip(2), teacher) > value + 0.01
+
+
+@pytest.mark.parametrize("name", ["segmentation", "sdm", "consistency"])
+def test_voxelwise_losses_ignore_the_order_of_the_batch(name: str) -> None:
+    loss, tensors = case(name)
+    value = loss(*tensors)
+    assert value > 0
+    torch.testing.assert_close(loss(*(t.flip(0, 3) for t in tensors)), value)
+
+
+# numbers of low precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_low_precision_gives_the_float32_value_and_finite_gradients(name: str, dtype: torch.dtype) -> None:
+    """At temperature 0.01 and with logits of +-100: the arithmetic is float32, only the input is rounded."""
+    loss, tensors = case(name)
+    low = [t.to(dtype).requires_grad_() for t in tensors]
+    value = loss(*low)
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert float(value.detach()) == float(loss(*(t.detach().float() for t in low)))
+    value.backward()
+    assert low[0].grad is not None
+    assert low[0].grad.dtype == dtype
+    assert low[0].grad.isfinite().all()
+    assert low[0].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing(name: str) -> None:
+    loss, tensors = case(name)
+    tensors[0].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*tensors)
+    assert value.dtype == torch.float32
+    assert float(value.detach()) == float(loss(*tensors).detach())
+    value.backward()
+    assert tensors[0].grad is not None
+    assert tensors[0].grad.isfinite().all()
+
+
+def test_integer_labels_stay_integer() -> None:
+    loss, (logits, label) = case("segmentation")
+    assert float(loss(logits, label.long())) == float(loss(logits, label))
+
+
+# degenerate input
+
+
+def test_single_pair_or_voxel_gives_zero() -> None:
+    assert float(BoundaryContrastiveLoss()(torch.eye(1, 3), -torch.eye(1, 3))) == 0.0
+    assert float(PairwiseDistillationLoss()(random(2, 3, 1, 1, 1), random(2, 3, 1, 1, 1, seed=1))) == 0.0
+
+
+def test_distillation_of_dead_features_is_finite() -> None:
+    """After a ReLU a voxel can be all zero, which has no direction."""
+    student = torch.zeros(1, 3, 4, requires_grad=True)
+    value = PairwiseDistillationLoss()(student, torch.ones(1, 3, 4))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(math.log(4), rel=1e-5)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_segmentation_without_foreground() -> None:
+    """A prediction with foreground pays a Dice of 1, an empty one nothing."""
+    label = torch.zeros(2, 1, 4, 4, 4)
+    undecided = torch.zeros(2, 2, 4, 4, 4)
+    empty = torch.zeros(2, 2, 4, 4, 4)
+    empty[:, 0] = 100
+    assert float(SegmentationLoss()(undecided, label)) == pytest.approx((math.log(2) + 1) / 2, rel=1e-4)
+    assert float(SegmentationLoss()(empty, label)) == pytest.approx(0.0, abs=1e-6)
+
+
+# errors
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.5])
+def test_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"BoundaryContrastiveLoss: temperature must be positive, got {temperature}"):
+        BoundaryContrastiveLoss(temperature)
+    with pytest.raises(ValueError, match=f"PairwiseDistillationLoss: temperature must be positive, got {temperature}"):
+        PairwiseDistillationLoss(temperature)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((2, 3), (3, 3)), ((2, 3), (2, 4)), ((2, 3, 1), (2, 3, 1)), ((0, 3), (0, 3))]
+)
+def test_contrastive_names_bad_shapes(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    message = f"of shape (N, C), got {list(student)} and {list(teacher)}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        BoundaryContrastiveLoss()(torch.zeros(student), torch.zeros(teacher))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((2, 3, 4), (1, 3, 4)), ((2, 3), (2, 3)), ((2, 3, 0), (2, 3, 0)), ((2, 3, 4), (2, 3, 5))]
+)
+def test_distillation_names_bad_shapes(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    message = f"of shape (B, C, *spatial), got {list(student)} and {list(teacher)}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PairwiseDistillationLoss()(torch.zeros(student), torch.zeros(teacher))
+
+
+# the weighted sum
+
+
+def test_total_has_each_weight_on_its_term() -> None:
+    """The ramp-up scales the three unsupervised terms and them only."""
+    pred, target = prediction()
+    loss = SimCVDLoss(sdm_weight=2.0, contrastive_weight=3.0, distillation_weight=5.0, consistency_weight=7.0)
+    terms = expected_terms(pred, target)
+    for rampup in (1.0, 0.25, 0.0):
+        loss.set_rampup(rampup)
+        expected = terms["segmentation"] + 2 * terms["sdm"] + rampup * (
+            3 * terms["contrastive"] + 5 * terms["distillation"] + 7 * terms["consistency"]
+        )  # fmt: skip
+        assert float(loss(pred, target).detach()) == pytest.approx(expected, rel=1e-5)
+        assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(terms, rel=1e-5)
+
+
+def test_default_weights_are_those_of_the_paper() -> None:
+    loss = SimCVDLoss()
+    assert loss.current_weights() == {
+        "segmentation": 1.0,
+        "sdm": 0.1,
+        "contrastive": 0.5,
+        "distillation": 0.1,
+        "consistency": 0.1,
+    }
+    assert (loss.rampup, loss.contrastive.temperature, loss.distillation.temperature) == (1.0, 0.5, 1.0)
+
+
+def test_arguments_reach_their_terms() -> None:
+    pred, target = prediction()
+    loss = SimCVDLoss(temperature=0.2, distillation_temperature=0.3, consistency_includes_sdm=False)
+    loss(pred, target)
+    expected = expected_terms(pred, target, 0.2, 0.3, False)
+    assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(expected, rel=1e-5)
+    default = expected_terms(pred, target)
+    assert all(abs(expected[name] - default[name]) > 1e-3 for name in UNSUPERVISED)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "left_out"),
+    [
+        (("embeddings", "teacher_embeddings"), {"contrastive"}),
+        (("features", "teacher_features"), {"distillation"}),
+        (("teacher_logits", "teacher_sdm"), {"consistency"}),
+        (
+            tuple(prediction()[0].keys() - {"logits", "sdm"}),
+            {"contrastive", "distillation", "consistency"},
+        ),
+    ],
+    ids=["embeddings", "features", "teacher", "supervised"],
+)
+def test_missing_keys_leave_their_term_out(dropped: tuple[str, ...], left_out: set[str]) -> None:
+    pred, target = prediction()
+    terms = {name: term for name, term in expected_terms(pred, target).items() if name not in left_out}
+    loss = SimCVDLoss()
+    total = loss({key: value for key, value in pred.items() if key not in dropped}, target)
+    assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(terms, rel=1e-5)
+    weights = {"segmentation": 1.0, "sdm": 0.1, "contrastive": 0.5, "distillation": 0.1, "consistency": 0.1}
+    assert float(total.detach()) == pytest.approx(sum(weights[n] * term for n, term in terms.items()), rel=1e-5)
+
+
+def test_terms_of_an_earlier_call_are_forgotten() -> None:
+    pred, target = prediction()
+    loss = SimCVDLoss()
+    loss(pred, target)
+    loss({"logits": pred["logits"], "sdm": pred["sdm"]}, target)
+    assert set(loss.terms) == {"segmentation", "sdm"}
+
+
+@pytest.mark.parametrize("name", ["sdm", "contrastive", "distillation", "consistency"])
+def test_negative_weight_raises(name: str) -> None:
+    arguments: dict[str, Any] = {f"{name}_weight": -0.1}
+    with pytest.raises(ValueError, match=f"SimCVDLoss: {name}_weight must not be negative, got -0.1"):
+        SimCVDLoss(**arguments)
+    arguments[f"{name}_weight"] = 0
+    assert SimCVDLoss(**arguments).weights[name] == 0
+
+
+def test_log_values_add_up_to_the_loss() -> None:
+    pred, target = prediction()
+    loss = SimCVDLoss(contrastive_weight=0.7)
+    loss.set_rampup(0.3)
+    total = float(loss(pred, target).detach())
+    values = {name: float(value) for name, value in loss.log_values().items()}
+    assert values["loss"] == pytest.approx(total, rel=1e-5)
+    assert sum(values[f"weight_{name}"] * values[f"loss_{name}"] for name in NAMES) == pytest.approx(total, rel=1e-5)
+    assert values["weight_contrastive"] == pytest.approx(0.21)
+    assert values["weight_sdm"] == pytest.approx(0.1)
+    assert len(values) == 1 + 2 * len(NAMES)
+    assert not any(isinstance(value, Tensor) and value.requires_grad for value in loss.log_values().values())
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+# gradients
+
+
+@pytest.mark.parametrize("term", UNSUPERVISED)
+def test_unsupervised_term_moves_the_student_and_not_the_teacher(term: str) -> None:
+    """Only ``term`` has a weight, and the supervised terms get constants, so every gradient is that of the term."""
+    pred, target = prediction()
+    weights = {f"{name}_weight": float(name == term) for name in ("sdm", *UNSUPERVISED)}
+    loss = SimCVDLoss(**weights)
+    total = loss(pred, target) - loss.segmentation(pred["logits"][:NUM_LABELED], target["label"])
+    total.backward()
+    for key, tensor in pred.items():
+        if key.startswith("teacher"):
+            assert tensor.grad is None, key
+        elif key in STUDENT_KEYS[term]:
+            unlabeled = tensor.grad[NUM_LABELED:] if key in ("logits", "sdm") else tensor.grad  # type: ignore[index]
+            assert unlabeled.abs().sum() > 1e-4, key  # type: ignore[union-attr]
+        else:
+            assert tensor.grad is None or tensor.grad.abs().max() < 1e-6, key
+
+
+def test_labelled_patches_get_no_consistency_gradient() -> None:
+    pred, target = prediction()
+    loss = SimCVDLoss(sdm_weight=0, contrastive_weight=0, distillation_weight=0, consistency_weight=1)
+    loss(pred, target).backward()
+    assert pred["sdm"].grad is not None
+    assert pred["sdm"].grad[:NUM_LABELED].abs().max() == 0
+    assert pred["sdm"].grad[NUM_LABELED:].abs().min() > 0
+
+
+@pytest.mark.parametrize("name", UNSUPERVISED)
+def test_each_term_detaches_its_teacher(name: str) -> None:
+    loss, tensors = case(name, 0.5)
+    half = len(tensors) // 2
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    loss(*leaves).backward()
+    assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves[:half])
+    assert all(leaf.grad is None for leaf in leaves[half:])

@@ -1,0 +1,179 @@
+"""Evaluation, inference, export, and the workflows from other folders and in several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, Run
+from monai.bundle import ckpt_export, verify_net_in_out
+
+CONFIGS = ROOT / "configs"
+SMALL_NETWORK = {"network_def::base_channels": 2}
+
+
+@pytest.fixture
+def trained(run_bundle: Run, tmp_path: Path) -> Path:
+    """Weights of a tiny training."""
+    run_bundle("train.json", **{"validate::dataset::data": []})
+    return tmp_path / "models" / "model.pt"
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
+
+
+@pytest.mark.parametrize("mode", ["window", "fast"])
+def test_evaluation_scores_the_original_labels(run_bundle: Run, trained: Path, tmp_path: Path, mode: str) -> None:
+    workflow = run_bundle("train.json", "evaluate.json", inference_mode=mode, output_dir=str(tmp_path / "eval"))
+    assert workflow.check_properties() == []
+    with (tmp_path / "eval" / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["label_6", "label_7"]
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert summary["info"]["section"] == "test"
+    assert summary["info"]["inference_mode"] == mode
+    assert summary["overall"]["dice"]["mean"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
+
+
+def test_evaluation_and_inference_agree(run_bundle: Run, trained: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"))
+    run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), weights=str(trained),
+               dataset_dir=str(dataset_dir / "image_6.nii.gz"))  # fmt: skip
+    mask = np.asarray(nib.load(tmp_path / "masks" / "image_6_seg.nii.gz").dataobj) > 0
+    label = np.asarray(nib.load(dataset_dir / "label_6.nii.gz").dataobj) > 0
+    with (tmp_path / "eval" / "per_case.csv").open() as file:
+        dice = float(next(csv.DictReader(file))["dice"])
+    assert mask.any()
+    assert overlap(mask, label) == pytest.approx(dice, abs=1e-6)
+
+
+def test_unlabeled_section_evaluates_the_labels_that_training_did_not_see(
+    run_bundle: Run, trained: Path, tmp_path: Path
+) -> None:
+    run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), eval_section="unlabeled")
+    with (tmp_path / "eval" / "per_case.csv").open() as file:
+        assert [row["case"][-1] for row in csv.DictReader(file)] == ["2"]
+
+
+def test_missing_weights_are_named(run_bundle: Run, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", "evaluate.json")
+    assert f"No weights {tmp_path / 'models' / 'model.pt'}: train first" in str(error.value.__cause__)
+
+
+def write_nrrd(path: Path, array: np.ndarray, direction: np.ndarray) -> None:
+    image = itk.image_from_array(np.ascontiguousarray(array.T))
+    image.SetSpacing([0.5, 0.5, 2.0])
+    image.SetOrigin([5.0, -7.0, 9.0])
+    image.SetDirection(direction)
+    itk.imwrite(image, str(path))
+
+
+def test_inference_keeps_the_geometry_of_every_format(run_bundle: Run, trained: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "my scans é"
+    (scans / "series").mkdir(parents=True)
+    random = np.random.RandomState(1)
+    array = (100 * random.rand(20, 18, 9)).astype(np.int16)
+    oblique = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = oblique @ np.diag([0.5, 0.5, 2.0])
+    nib.save(nib.Nifti1Image(array, affine), scans / "oblique.nii.gz")
+    write_nrrd(scans / "flipped.nrrd", array, np.diag([-1.0, 1.0, 1.0]))
+    for z in range(array.shape[2]):
+        slice_ = itk.image_from_array(np.ascontiguousarray(array[:, :, z : z + 1].T))
+        slice_.SetSpacing([0.5, 0.5, 2.0])
+        slice_.SetOrigin([0.0, 0.0, 2.0 * z])
+        io = itk.GDCMImageIO.New()
+        io.KeepOriginalUIDOn()
+        meta = slice_.GetMetaDataDictionary()
+        meta["0008|0018"] = f"1.2.3.4.{z + 1}"
+        meta["0020|000d"] = "1.2.3"
+        meta["0020|000e"] = "1.2.3.4"
+        meta["0020|0013"] = str(z + 1)
+        meta["0020|0032"] = f"0\\0\\{2 * z}"
+        meta["0020|0037"] = "1\\0\\0\\0\\1\\0"
+        itk.imwrite(slice_, str(scans / "series" / f"{z:02d}.dcm"), imageio=io)
+    run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), weights=str(trained),
+               dataset_dir=str(scans), save_probability=True, save_sdm=True)  # fmt: skip
+    masks = {path.name: nib.load(path) for path in (tmp_path / "masks").iterdir()}
+    assert len(masks) == 9
+    expected_nrrd = np.diag([0.5, -0.5, 2.0, 1.0])
+    expected_nrrd[:3, 3] = [-5.0, 7.0, 9.0]
+    for name, expected in (("oblique", affine), ("flipped", expected_nrrd)):
+        mask, probability, sdm = (masks[f"{name}_{kind}.nii.gz"] for kind in ("seg", "probability", "sdm"))
+        assert mask.shape == array.shape
+        for image in (mask, probability, sdm):
+            np.testing.assert_allclose(image.affine, expected, atol=1e-5)
+        assert mask.get_data_dtype() == np.uint8
+        foreground = np.asarray(probability.dataobj).squeeze()
+        np.testing.assert_array_equal(np.asarray(mask.dataobj) == 1, foreground > 0.5)
+        assert np.abs(np.asarray(sdm.dataobj)).max() <= 1
+    series = masks["series_seg.nii.gz"]
+    assert series.shape == array.shape
+    np.testing.assert_allclose(np.abs(np.diag(series.affine)), [0.5, 0.5, 2.0, 1.0], atol=1e-5)
+
+
+def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True,
+        text=True, encoding="utf-8", timeout=300, check=False,
+    )  # fmt: skip
+
+
+def tiny_arguments(dataset_dir: Path, output: Path) -> list[str]:
+    settings = {**TINY, "dataset_dir": dataset_dir, "output_dir": output / "run", "ckpt_dir": output / "models"}
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def test_training_from_another_folder(dataset_dir: Path, tmp_path: Path) -> None:
+    """In a new process, with only ``--bundle_root`` to find the package (which may also be installed)."""
+    result = command(
+        "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.json"),
+        *tiny_arguments(dataset_dir, tmp_path), cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Validation Dice of the student after 2 iterations" in result.stdout
+    assert (tmp_path / "models" / "model.pt").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "run"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(dataset_dir: Path, tmp_path: Path) -> None:
+    result = command(
+        "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
+        "--config_file", f"['{CONFIGS / 'train.json'}','{CONFIGS / 'multi_gpu_train.json'}']",
+        *tiny_arguments(dataset_dir, tmp_path), cwd=tmp_path, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in weights)
+    assert result.stdout.count("Wrote the student's weights") == 1
+
+
+def test_network_fits_the_metadata() -> None:
+    verify_net_in_out(
+        net_id="network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"),
+        device="cpu", **SMALL_NETWORK,
+    )  # fmt: skip
+
+
+def test_torchscript_export_gives_the_same_logits(run_bundle: Run, trained: Path, tmp_path: Path) -> None:
+    ckpt_export(
+        net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(trained),
+        meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"), **SMALL_NETWORK,
+    )  # fmt: skip
+    workflow = run_bundle("inference.json", workflow_type="infer", weights=str(trained))
+    network = workflow.parser.get_parsed_content("network_def").eval()
+    image = torch.rand(1, 1, 20, 17, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
