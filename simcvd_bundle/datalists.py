@@ -50,6 +50,8 @@ def load_datalist(
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"The datalist {path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"The datalist {path} is not a JSON object of sections.")
     in_file = "training" if section in ("labeled", "unlabeled") else section
     if not content.get(in_file):
         if optional:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 
 from simcvd_bundle.networks import VNetOutput
@@ -15,10 +16,15 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def autocast(inputs: Tensor, precision: str) -> torch.autocast:
-    """Autocast context of ``precision`` (``"float32"`` or ``"bfloat16"``) on the device of ``inputs``."""
+    """Autocast context of ``precision`` on the device of ``inputs``."""
+    return torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "float32")
+
+
+def known_precision(precision: str) -> str:
+    """Return ``precision`` if it is ``"float32"`` or ``"bfloat16"``, else raise ``ValueError``."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}.")
-    return torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "float32")
+    return precision
 
 
 class StudentTeacherInferer(Inferer):
@@ -76,7 +82,7 @@ class StudentTeacherInferer(Inferer):
         self.sdm_scale = sdm_scale
         self.num_slices = num_slices
         self.project = project
-        self.precision = precision
+        self.precision = known_precision(precision)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run both networks.
@@ -135,9 +141,10 @@ class _Probabilities:
     def __init__(self, network: Callable[..., Any], with_sdm: bool, precision: str) -> None:
         self.network = network
         self.with_sdm = with_sdm
-        self.precision = precision
+        self.precision = known_precision(precision)
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        images = convert_to_tensor(images, track_meta=False)
         with autocast(images, self.precision):
             if not self.with_sdm:
                 logits: Tensor = self.network(images)
@@ -168,7 +175,7 @@ class WindowInferer(SlidingWindowInferer):
         overlap = [1 - (s + 0.5) / r if s < r else 0.0 for s, r in zip(stride, roi_size, strict=True)]
         super().__init__(roi_size, sw_batch_size, overlap, progress=progress)
         self.with_sdm = with_sdm
-        self.precision = precision
+        self.precision = known_precision(precision)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Probabilities ``(B, C + 1, H, W, D)`` of ``(B, channels, H, W, D)``; with SDM ``2 C + 1`` channels."""
@@ -187,11 +194,12 @@ class WholeVolumeInferer(SimpleInferer):
     def __init__(self, with_sdm: bool = False, precision: str = "float32") -> None:
         super().__init__()
         self.with_sdm = with_sdm
-        self.precision = precision
+        self.precision = known_precision(precision)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """As ``WindowInferer``."""
-        return super().__call__(inputs, _Probabilities(network, self.with_sdm, self.precision))
+        result = super().__call__(inputs, _Probabilities(network, self.with_sdm, self.precision))
+        return convert_to_dst_type(result, inputs)[0]  # the geometry of the scan, as the sliding window keeps it
 
 
 def make_inferer(

@@ -34,7 +34,7 @@ class SignedDistanceMap(Transform):
         """Map a label.
 
         Args:
-            label: ``(1, *spatial)``, class indices 0 to ``C``, any dtype.
+            label: ``(1, H, W, D)`` or ``(1, H, W)``, class indices 0 to ``C``, any dtype.
 
         Returns:
             ``(C, *spatial)``, float32 in [-1, 1], negative inside; a ``MetaTensor`` if the label is one.
@@ -44,8 +44,8 @@ class SignedDistanceMap(Transform):
         """
         tensor = convert_to_tensor(label, track_meta=isinstance(label, MetaTensor))
         plain = convert_to_tensor(label, track_meta=False)
-        if plain.dim() < 2 or plain.shape[0] != 1:
-            raise ValueError(f"SignedDistanceMap expects a label of shape (1, *spatial), got {list(plain.shape)}.")
+        if plain.dim() not in (3, 4) or plain.shape[0] != 1:
+            raise ValueError(f"SignedDistanceMap expects a label of shape (1, H, W[, D]), got {list(plain.shape)}.")
         classes = [plain == c for c in range(1, self.num_classes + 1)]
         if int(sum(c.sum() for c in classes)) != int((plain != 0).sum()):
             raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,12 +35,14 @@ def load_weights(network: nn.Module, path: str) -> None:
         raise ValueError(
             f"The weights {path} cannot be read ({error}): the file is damaged or not a weights file."
         ) from error
+    state = content.get("model", content) if isinstance(content, Mapping) else content
     try:
-        network.load_state_dict(content.get("model", content))
-    except RuntimeError as error:
+        copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"The weights {path} do not fit the network: check network_def and class_names. {error}"
         ) from error
+    network.load_state_dict(state)
     logger.info("Loaded weights %s", path)
 
 
@@ -47,7 +51,8 @@ def write_atomically(content: object, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(content, scratch)
+        with scratch.open("wb") as file:  # the name of a file that torch opens itself would become a part of it
+            torch.save(content, file)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -128,7 +128,7 @@ def test_other_values_raise(value: float, shown: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 4), (0, 4, 4, 4), (4,)])
 def test_other_shapes_raise(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"of shape (1, *spatial), got {list(shape)}")):
+    with pytest.raises(ValueError, match=re.escape(f"of shape (1, H, W[, D]), got {list(shape)}")):
         SignedDistanceMap()(torch.zeros(shape))
 
 
