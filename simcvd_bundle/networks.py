@@ -99,7 +99,7 @@ class VNet(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
         self.segmentation = nn.Conv3d(n, num_classes + 1, 1)
         self.sdm = nn.Conv3d(n, num_classes, 1)
-        # measured: bf16 convolutions on CPU are several times faster in this layout; it survives .to() and deepcopy
+        # measured on CPU: a training step is 1.2 to 1.6 times faster in this layout; it survives .to() and deepcopy
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, return_all: bool = False) -> Tensor:
