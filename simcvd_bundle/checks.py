@@ -6,7 +6,9 @@ import difflib
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from monai.bundle import ReferenceResolver
@@ -27,6 +29,8 @@ MONAI_IDS = {
 def check_config(bundle_root: str) -> None:
     """Refuse a configuration with ids that nothing knows or uses; MONAI ignores them without a word.
 
+    From here on an uncaught error of the process also ends with its first cause, which MONAI hides under its own.
+
     An id is known if one of the bundle's base configs has it, and used if the configuration refers to it with ``@`` or
     ``%``. The ids of an overlay or of the command line must be one or the other.
 
@@ -38,6 +42,7 @@ def check_config(bundle_root: str) -> None:
         ValueError: with the unknown ids and what they may have been meant to be; or when a switch is a text, as MONAI's
             command line makes of ``false``, which would count as true.
     """
+    sys.excepthook = show_root_cause
     configs = Path(bundle_root, "configs")
     if not (configs / "train.json").is_file():
         raise FileNotFoundError(
@@ -67,6 +72,16 @@ def check_config(bundle_root: str) -> None:
             f"Unknown config ids: {', '.join(hints)}. Nothing reads them, so they would be ignored; "
             f"the ids that can be set are those of configs/{' and configs/'.join(bases)}."
         )
+
+
+def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End the report of an uncaught error with its first cause; MONAI wraps every error into a general one."""
+    sys.__excepthook__(kind, error, trace)
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is not error:
+        print(f"\nerror: {cause}", file=sys.stderr)
 
 
 def grouped_ids(config: dict[str, Any]) -> set[str]:

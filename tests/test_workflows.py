@@ -147,6 +147,16 @@ def test_training_from_another_folder(dataset_dir: Path, tmp_path: Path) -> None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "run"]
 
 
+def test_an_error_ends_with_its_cause(dataset_dir: Path, tmp_path: Path) -> None:
+    result = command(
+        "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.json"),
+        *tiny_arguments(dataset_dir, tmp_path), "--num_labeled", "99", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1].startswith("error: num_labeled is 99, but section 'training' of")
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(dataset_dir: Path, tmp_path: Path) -> None:
     result = command(
