@@ -88,10 +88,8 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
     labeled = known[:kept]
     if section == "labeled":
         return labeled
-    return [
-        item if any(item is kept_item for kept_item in labeled) else {k: v for k, v in item.items() if k != "label"}
-        for item in items
-    ]
+    kept_ids = {id(item) for item in labeled}
+    return [item if id(item) in kept_ids else {k: v for k, v in item.items() if k != "label"} for item in items]
 
 
 def find_images(folder: str) -> list[Item]:

@@ -20,6 +20,7 @@ from monai.data.utils import affine_to_spacing
 from monai.utils.enums import CommonKeys
 from monai.utils.misc import ImageMetaKey
 
+from simcvd_bundle.atomic import atomically
 from simcvd_bundle.metrics import METRICS, OVERLAP_METRICS, case_metrics
 
 EMPTY_PREDICTION, EMPTY_LABEL = "empty prediction", "empty label"
@@ -135,8 +136,9 @@ class EvaluationReport:
         writer.writeheader()
         writer.writerows(rows)
         paths = [self.output_dir / "per_case.csv", self.output_dir / "summary.json"]
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        _write(dict(zip(paths, [text.getvalue(), json.dumps(summary, indent=4, allow_nan=False) + "\n"], strict=True)))
+        with atomically(paths[0]) as unfinished_csv, atomically(paths[1]) as unfinished_json:
+            unfinished_csv.write_text(text.getvalue(), encoding="utf-8")
+            unfinished_json.write_text(json.dumps(summary, indent=4, allow_nan=False) + "\n", encoding="utf-8")
         table = _table({**classes, "overall": summary["overall"]})
         self.logger.info(
             "%d cases, %d empty predictions, mean ± std:\n%s\n%s\n%s", len(names), num_empty, table, *paths
@@ -179,16 +181,3 @@ def _table(groups: Mapping[str, dict[str, dict[str, Any]]]) -> str:
         lines.append([name, *cells, str(group["dice"]["n"]), str(group["dice"]["excluded"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-def _write(texts: Mapping[Path, str]) -> None:
-    """Write every text beside its path, then move all in place, each in one step."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
-    try:
-        for path, text in texts.items():
-            temporary[path].write_text(text, encoding="utf-8")
-        for path, temp in temporary.items():
-            os.replace(temp, path)
-    finally:
-        for temp in temporary.values():
-            temp.unlink(missing_ok=True)

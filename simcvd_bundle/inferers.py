@@ -141,7 +141,7 @@ class _Probabilities:
     def __init__(self, network: Callable[..., Any], with_sdm: bool, precision: str) -> None:
         self.network = network
         self.with_sdm = with_sdm
-        self.precision = known_precision(precision)
+        self.precision = precision
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         images = convert_to_tensor(images, track_meta=False)
@@ -162,18 +162,17 @@ class WindowInferer(SlidingWindowInferer):
         sw_batch_size: windows a forward pass.
         with_sdm: append the SDM channels to the probabilities.
         precision: ``"float32"`` or ``"bfloat16"``.
-        progress: show a progress bar over the windows.
     """
 
     def __init__(
         self, roi_size: Sequence[int], stride: Sequence[int], sw_batch_size: int = 4, with_sdm: bool = False,
-        precision: str = "float32", progress: bool = False,
+        precision: str = "float32",
     ) -> None:  # fmt: skip
         if len(stride) != len(roi_size) or any(not 1 <= s <= r for s, r in zip(stride, roi_size, strict=True)):
             raise ValueError(f"window_stride must lie between 1 and the patch_size {roi_size} on each axis: {stride}.")
         # MONAI computes its step as int(roi * (1 - overlap)); half a voxel more survives the rounding
         overlap = [1 - (s + 0.5) / r if s < r else 0.0 for s, r in zip(stride, roi_size, strict=True)]
-        super().__init__(roi_size, sw_batch_size, overlap, progress=progress)
+        super().__init__(roi_size, sw_batch_size, overlap)
         self.with_sdm = with_sdm
         self.precision = known_precision(precision)
 

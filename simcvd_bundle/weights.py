@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from simcvd_bundle.atomic import atomically
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +47,6 @@ def load_weights(network: nn.Module, path: str) -> None:
     logger.info("Loaded weights %s", path)
 
 
-def write_atomically(content: object, path: Path) -> None:
-    """``torch.save`` that leaves either the former file or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:  # the name of a file that torch opens itself would become a part of it
-            torch.save(content, file)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     """Write the final weights of a run to ``run_dir/model.pt`` and make them the bundle's ``ckpt_dir/model.pt``.
 
@@ -73,16 +62,17 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
         Path of the bundle's weights.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(weights, Path(run_dir, "model.pt"))
-    current = Path(ckpt_dir, "model.pt")
+    written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
+    # torch names the archive after a file that it opens itself: equal weights would give unequal files
+    with atomically(written) as unfinished, unfinished.open("wb") as file:
+        torch.save(weights, file)
     if current.is_file():
         digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
         kept = current.parent / "replaced" / f"model_{digest}.pt"
         if not kept.is_file():
-            kept.parent.mkdir(exist_ok=True)
-            scratch = kept.with_suffix(f".{os.getpid()}.tmp")
-            shutil.copyfile(current, scratch)
-            scratch.replace(kept)
+            with atomically(kept) as unfinished:
+                shutil.copyfile(current, unfinished)
         logger.info("Kept the former weights as %s", kept)
-    write_atomically(weights, current)
+    with atomically(current) as unfinished:
+        shutil.copyfile(written, unfinished)
     return str(current)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simcvd_bundle.weights import export_weights, load_weights, write_atomically
+from simcvd_bundle.weights import export_weights, load_weights
 
 
 def network(seed: int = 0, width: int = 3) -> nn.Module:
@@ -105,15 +105,6 @@ def test_partly_fitting_file_loads_nothing(tmp_path: Path) -> None:
 
 
 # writing
-
-
-def test_write_is_all_or_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "model.pt"
-    write_atomically({"a": torch.ones(1)}, path)
-    with pytest.raises(Exception, match="pickle"):
-        write_atomically({"a": lambda: None}, path)
-    assert read(path) == {"a": torch.ones(1)}
-    assert files(tmp_path) == {"new/model.pt"}
 
 
 def test_export_writes_the_run_and_the_bundle(tmp_path: Path) -> None:

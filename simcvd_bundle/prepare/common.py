@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from simcvd_bundle.atomic import atomically
 from simcvd_bundle.prepare.files import Case, Recipe, Report, inspect_case, write_case
 
 SECTIONS = ("training", "validation", "test")
@@ -137,9 +137,8 @@ def _write_index(index: Path, cases: Sequence[Case], recipe: Recipe) -> None:
         "numTraining": len(items["training"]),
         **items,
     }
-    temporary = index.with_name("unfinished_dataset.json")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, index)
+    with atomically(index) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _summary(cases: Sequence[Case], reports: Mapping[str, Report], finished: int, index: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from monai.data.meta_tensor import MetaTensor
+
+from simcvd_bundle.atomic import atomically
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,8 @@ def _write_nifti(path: Path, volume: MetaTensor, dtype: npt.DTypeLike, tag: str)
     image: Any = nib.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = tag
-    temporary = path.with_name(f"unfinished_{path.name}")  # nibabel takes the format from the suffix
-    try:
-        nib.save(image, temporary)
-        written: Any = nib.load(temporary)
+    with atomically(path) as unfinished:
+        nib.save(image, unfinished)
+        written: Any = nib.load(unfinished)
         if not np.array_equal(written.dataobj, array) or not np.allclose(written.affine, affine, atol=1e-3):
             raise ValueError(f"{path} does not read back as written: values that are not finite, or a faulty disk.")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
