@@ -1,30 +1,129 @@
-"""The cached dataset of whole volumes and the collation of a two-stream batch."""
+"""The dataset of whole volumes, cached on disk, and the collation of a two-stream batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import monai
 import torch
-from monai.data import CacheDataset
+from monai.data import Dataset
+from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
+from tqdm import tqdm
 
+from simcvd_bundle.atomic import atomically
 from simcvd_bundle.samplers import SampleIndex
 
+logger = logging.getLogger(__name__)
 
-class SeededCacheDataset(CacheDataset):
-    """MONAI's ``CacheDataset`` whose random transforms are seeded by the sampler, sample by sample.
 
-    MONAI seeds transforms per worker, so its samples depend on the number of workers and cannot be resumed.
+class DiskCacheDataset(Dataset):
+    """Cases whose deterministic transforms have been applied once and lie on disk, uncompressed and memory-mapped.
+
+    All cases are prepared when the dataset is made, so an unreadable one ends the run before training starts. From then
+    on a sample costs the reading of its file (the system keeps what fits into memory), whatever the number of cases,
+    and a second start finds the files. A file belongs to one case, the size and time of its source files, and the
+    deterministic transforms; when one of these changes another file is made. The folder can be deleted at any time.
+
+    What is cached holds plain tensors, without metadata. Random transforms are seeded by the sampler, sample by sample:
+    MONAI seeds them per worker, so that its samples depend on the number of workers and cannot be resumed.
+
+    MONAI's ``PersistentDataset`` is not used: it does not see that a file has changed, prepares a case only when it is
+    first drawn, and a kill while it moves a file across file systems leaves half a file.
+
+    Args:
+        data: items of the datalist.
+        transform: all transforms; those before the first random one are cached.
+        cache_dir: folder of the cached cases.
+        num_workers: threads that prepare cases.
+        progress: show a progress bar while cases are prepared.
+
+    Raises:
+        ValueError: when a case cannot be read or transformed.
     """
 
+    def __init__(
+        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True
+    ) -> None:
+        super().__init__(data, transform)
+        self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
+            lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
+        )
+        self.folder = Path(cache_dir)
+        try:
+            deterministic = pickle.dumps(transform.transforms[: self.first_random])
+        except (pickle.PicklingError, AttributeError, TypeError):
+            logger.info("The deterministic transforms hold a lambda: the cache serves this run only.")
+            deterministic = b""
+            self.temporary = tempfile.TemporaryDirectory(prefix=".once_", dir=self._made(self.folder))
+            self.folder = Path(self.temporary.name)
+        key = hashlib.sha256(monai.__version__.encode() + deterministic)
+        self.files = [self.folder / f"{_digest(item, key)}.pt" for item in data]
+        missing = [i for i, file in enumerate(self.files) if not file.is_file()]
+        if missing:
+            with ThreadPoolExecutor(max(num_workers, 1)) as threads:
+                done = threads.map(self._prepare, missing)
+                list(tqdm(done, "caching cases", len(missing), disable=not progress))
+
+    @staticmethod
+    def _made(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _prepare(self, index: int) -> None:
+        item = self.data[index]
+        try:
+            item = self.transform(dict(item), end=self.first_random, threading=True)
+        except Exception as error:  # whatever a reader or a transform raises
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            name = item.get("image", index) if isinstance(item, Mapping) else index
+            raise ValueError(f"The training case {name} cannot be prepared: {cause}") from error
+        with atomically(self.files[index]) as file:
+            torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
+
     def __getitem__(self, index: Any) -> Any:
-        """Item of a ``SampleIndex``, or as in ``CacheDataset``."""
+        """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
         if isinstance(index, SampleIndex):
             self.transform.set_random_state(seed=index.seed)
-            return super().__getitem__(index.case)
+            return self._transform(index.case)
         return super().__getitem__(index)
+
+    def _transform(self, index: int) -> Any:
+        item = torch.load(self.files[index], mmap=True, weights_only=True)
+        return self.transform(item, start=self.first_random) if self.first_random is not None else item
+
+
+def _digest(item: Any, key: Any) -> str:
+    """Name of the cached file of an item: its content, the state of the files it names, and ``key``."""
+    digest = key.copy()
+    digest.update(pickle.dumps(item))
+    for path in _paths(item):
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    return str(digest.hexdigest()[:32])
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """Files that an item names, those of a folder (a DICOM series) included."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _paths(part)
+    elif isinstance(value, str | Path) and Path(value).exists():
+        yield Path(value)
+        if Path(value).is_dir():
+            yield from sorted(p for p in Path(value).iterdir() if p.is_file())
 
 
 def collate_two_streams(items: Sequence[Mapping[str, Any]], labeled_batch_size: int) -> dict[str, Tensor]:

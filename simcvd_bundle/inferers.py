@@ -117,16 +117,22 @@ class StudentTeacherInferer(Inferer):
             "teacher_features": teacher.features,
         }
         if self.project:
-            chosen = torch.randperm(len(unlabeled) * unlabeled.shape[-1], device=inputs.device)[: self.num_slices]
-            pred["embeddings"] = self.projection_head(self.boundary_slices(student_view, student)[chosen])
+            slices, teacher_slices = (
+                self.boundary_slices(view, output)
+                for view, output in ((student_view, student), (teacher_view, teacher))
+            )
+            if self.num_slices is not None:
+                chosen = torch.randperm(len(slices), device=slices.device)[: self.num_slices]
+                slices, teacher_slices = slices[chosen], teacher_slices[chosen]
+            pred["embeddings"] = self.projection_head(slices)
             with torch.no_grad():
-                pred["teacher_embeddings"] = self.teacher_head(self.boundary_slices(teacher_view, teacher)[chosen])
+                pred["teacher_embeddings"] = self.teacher_head(teacher_slices)
         return pred
 
     def add_noise(self, images: Tensor) -> Tensor:
         """Add the noise of eq. (5) to ``images``."""
-        noise = torch.randn_like(images) * self.noise_std
-        return images + noise.clamp(-self.noise_clip, self.noise_clip)
+        noise = torch.randn_like(images).mul_(self.noise_std)
+        return noise.clamp_(-self.noise_clip, self.noise_clip).add_(images)
 
     def boundary_slices(self, view: Tensor, output: VNetOutput) -> Tensor:
         """Slices of the boundary-aware maps: ``(U, channels, H, W, D)`` -> ``(U * D, C, H, W)``, float32."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -17,16 +18,20 @@ SHAPE = (64, 64, 48)
 SPACING_MM = 1.0
 
 
-def phantom_dataset(folder: str, seed: int = 0) -> str:
+def phantom_dataset(
+    folder: str, seed: int = 0, shape: tuple[int, int, int] | None = None, num_training: int | None = None
+) -> str:
     """Make the phantoms in ``folder`` unless they are there, and return ``folder``.
 
-    Volumes of 64 x 64 x 48 voxels hold up to eight noisy balls (MONAI's ``create_test_image_3d``); the first four of
-    twelve training cases are labelled. The same seed gives the same volumes. The folder appears all at once, so an
-    interruption or a second process leaves no half-made set.
+    Volumes hold up to eight noisy balls (MONAI's ``create_test_image_3d``); the first four training cases are labelled.
+    The same seed gives the same volumes. The folder appears all at once, so an interruption or a second process leaves
+    no half-made set.
 
     Args:
         folder: where the set lies, ``dataset.json``, ``images/`` and ``labels/``.
         seed: seed of the generator.
+        shape: voxels of a volume, at least 30 an axis; ``None`` for 64 x 64 x 48.
+        num_training: number of training cases; ``None`` for 12.
 
     Raises:
         FileExistsError: when ``folder`` exists without a ``dataset.json``: it is not ours to fill.
@@ -40,7 +45,8 @@ def phantom_dataset(folder: str, seed: int = 0) -> str:
     scratch = Path(tempfile.mkdtemp(prefix=".phantoms_", dir=target.parent))
     scratch.chmod(0o755)
     try:
-        _write(scratch, np.random.RandomState(seed))
+        sizes = {**SIZES, "training": num_training or SIZES["training"]}
+        _write(scratch, np.random.RandomState(seed), shape or SHAPE, sizes)
         scratch.replace(target)
     except OSError:
         if not (target / "dataset.json").is_file():  # else another process was faster
@@ -50,7 +56,7 @@ def phantom_dataset(folder: str, seed: int = 0) -> str:
     return str(target)
 
 
-def _write(folder: Path, random: np.random.RandomState) -> None:
+def _write(folder: Path, random: np.random.RandomState, shape: tuple[int, int, int], sizes: Mapping[str, int]) -> None:
     sections: dict[str, list[dict[str, str]]] = {}
     affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
 
@@ -59,11 +65,11 @@ def _write(folder: Path, random: np.random.RandomState) -> None:
 
     for name in ("images", "labels"):
         (folder / name).mkdir()
-    for section, size in SIZES.items():
+    for section, size in sizes.items():
         sections[section] = []
         for number in range(size):
             image, label = create_test_image_3d(
-                *SHAPE, num_objs=8, rad_max=14, rad_min=6, noise_max=0.6, num_seg_classes=1, random_state=random
+                *shape, num_objs=8, rad_max=14, rad_min=6, noise_max=0.6, num_seg_classes=1, random_state=random
             )
             item = {"image": f"images/{section}_{number:02d}.nii.gz"}
             save(image.astype(np.float32), folder / item["image"])

@@ -17,12 +17,15 @@ logger = logging.getLogger(__name__)
 RUN_FILES = ("checkpoints", "tensorboard", "model.pt")
 
 
-def start_run(output_dir: str, resume: bool = False) -> None:
+def start_run(output_dir: str, resume: bool = False) -> str:
     """Prepare the folder of a run; what a former run wrote there moves to ``output_dir/previous_N`` unless resumed.
 
     Args:
         output_dir: folder of the run.
         resume: the run continues in the folder as it is.
+
+    Returns:
+        ``output_dir``; who takes the folder from here cannot write to it before it is prepared.
     """
     folder = Path(output_dir)
     if idist.get_rank() == 0:
@@ -36,6 +39,7 @@ def start_run(output_dir: str, resume: bool = False) -> None:
                 path.rename(kept / path.name)
             logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
     idist.barrier()
+    return output_dir
 
 
 def finish_run(

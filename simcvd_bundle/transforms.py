@@ -1,17 +1,73 @@
-"""The signed distance map (SDM) of a label."""
+"""Labels: class indices, and the signed distance map (SDM) of each class."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import edt
+import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.transforms.utils import distance_transform_edt
 from monai.utils import convert_to_tensor
 from torch import Tensor
+
+
+class ClassIndices(Transform):
+    """A label as 8-bit class indices; what is none is an error.
+
+    Args:
+        num_classes: number of foreground classes ``C``, at most 255.
+    """
+
+    def __init__(self, num_classes: int = 1) -> None:
+        if not 1 <= num_classes <= 255:
+            raise ValueError(f"num_classes must lie in 1 .. 255, got {num_classes}.")
+        self.num_classes = num_classes
+
+    def __call__(self, label: NdarrayOrTensor) -> Tensor:
+        """Convert a label.
+
+        Args:
+            label: values 0 to ``C``, any shape and dtype.
+
+        Returns:
+            The same as uint8; a ``MetaTensor`` if the label is one.
+
+        Raises:
+            ValueError: when the label holds another value.
+        """
+        tensor = convert_to_tensor(label, track_meta=isinstance(label, MetaTensor))
+        indices: Tensor = tensor.to(torch.uint8)
+        if indices.max() > self.num_classes or not torch.equal(indices.to(tensor.dtype), tensor):
+            values = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
+            shown = ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if len(values) > 10 else "")
+            raise ValueError(
+                f"The label holds the values {shown}, but class_names names {self.num_classes} classes: "
+                f"expected 0 (background) to {self.num_classes}. Name all classes, or map the values by MONAI's "
+                "MapLabelValued in train::deterministic_transforms."
+            )
+        return indices
+
+
+class ClassIndicesd(MapTransform):
+    """Dictionary form of ``ClassIndices``.
+
+    Args:
+        keys: keys of labels.
+        num_classes: number of foreground classes.
+        allow_missing_keys: leave an item without label as it is.
+    """
+
+    def __init__(self, keys: KeysCollection = "label", num_classes: int = 1, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.indices = ClassIndices(num_classes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the labels converted."""
+        return {**data, **{key: self.indices(data[key]) for key in self.key_iterator(dict(data))}}
 
 
 class SignedDistanceMap(Transform):
@@ -42,18 +98,12 @@ class SignedDistanceMap(Transform):
         Raises:
             ValueError: when the label has more than one channel or holds other values than 0 to ``C``.
         """
-        tensor = convert_to_tensor(label, track_meta=isinstance(label, MetaTensor))
         plain = convert_to_tensor(label, track_meta=False)
         if plain.dim() not in (3, 4) or plain.shape[0] != 1:
             raise ValueError(f"SignedDistanceMap expects a label of shape (1, H, W[, D]), got {list(plain.shape)}.")
-        classes = [plain == c for c in range(1, self.num_classes + 1)]
-        if int(sum(c.sum() for c in classes)) != int((plain != 0).sum()):
-            raise ValueError(
-                f"SignedDistanceMap expects class indices 0 to {self.num_classes}, the label holds "
-                f"{[round(v, 3) for v in torch.unique(plain.float()).tolist()][:10]}."
-            )
-        sdm = torch.cat([self._binary(c) for c in classes])
-        return MetaTensor(sdm, meta=tensor.meta) if isinstance(tensor, MetaTensor) else sdm
+        indices = ClassIndices(self.num_classes)(plain)
+        sdm = torch.cat([self._binary(indices == c) for c in range(1, self.num_classes + 1)])
+        return MetaTensor(sdm, meta=label.meta) if isinstance(label, MetaTensor) else sdm
 
     @staticmethod
     def _binary(inside: Tensor) -> Tensor:
@@ -61,11 +111,12 @@ class SignedDistanceMap(Transform):
             return torch.ones(inside.shape)
         if inside.all():
             return -torch.ones(inside.shape)
-        to_class = torch.as_tensor(distance_transform_edt(~inside))
-        to_background = torch.as_tensor(distance_transform_edt(inside))
-        sdm = to_class / to_class.max() - to_background / to_background.max()
+        # one pass for both sides, several times as fast as MONAI's distance_transform_edt on each
+        distance = torch.as_tensor(edt.edt(inside[0].numpy() + np.uint8(1), black_border=False))[None]
+        signed = torch.where(inside, -distance, distance)
+        sdm = signed / torch.where(inside, -signed.min(), signed.max())
         # distance 1 = a face neighbour is background: the inner boundary
-        return torch.where(to_background == 1, 0.0, sdm).to(torch.float32)
+        return sdm.masked_fill_(signed == -1, 0.0)
 
 
 class SignedDistanceMapd(MapTransform):

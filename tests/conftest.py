@@ -65,6 +65,8 @@ def run_bundle(dataset_dir: Path, tmp_path: Path) -> Run:
             **settings, "dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "run"),
             "ckpt_dir": str(tmp_path / "models"), **overrides,
         }  # fmt: skip
+        if files[0] == "train.json":
+            settings.setdefault("cache_dir", str(tmp_path / "cache"))
         workflow = ConfigWorkflow(
             config_file=[str(ROOT / "configs" / file) for file in files],
             workflow_type=workflow_type,

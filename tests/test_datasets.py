@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
-from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd, ToTensord
+from monai.transforms import (
+    Compose,
+    LoadImaged,
+    NormalizeIntensityd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandSpatialCropd,
+    ScaleIntensityd,
+    ToTensord,
+)
 from torch import Tensor
 
-from simcvd_bundle.datasets import SeededCacheDataset, collate_two_streams, prepare_batch
+from simcvd_bundle.datasets import DiskCacheDataset, collate_two_streams, prepare_batch
 from simcvd_bundle.samplers import SampleIndex, TwoStreamBatchSampler
 from simcvd_bundle.transforms import SignedDistanceMapd
 
 SIZE, PATCH, CASES, NUM_LABELED = 10, 6, 5, 2
 
+Make = Callable[[], DiskCacheDataset]
 
-def make_dataset() -> SeededCacheDataset:
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[[], DiskCacheDataset]:
+    """Maker of datasets over one cache."""
+    return partial(volumes, str(tmp_path))
+
+
+def volumes(cache_dir: str) -> DiskCacheDataset:
     """Five volumes of random numbers, the first two labelled, with random crops, flips and noise."""
     generator = torch.Generator().manual_seed(0)
     items: list[dict[str, Any]] = [
@@ -36,22 +57,21 @@ def make_dataset() -> SeededCacheDataset:
             SignedDistanceMapd("label", allow_missing_keys=True),
         ]
     )
-    return SeededCacheDataset(items, transform, progress=False)
+    return DiskCacheDataset(items, transform, cache_dir, progress=False)
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
 
 
-def batches(num_workers: int, start: int = 0) -> list[dict[str, Tensor]]:
-    dataset = make_dataset()
+def batches(dataset: DiskCacheDataset, num_workers: int, start: int = 0) -> list[dict[str, Tensor]]:
     sampler = TwoStreamBatchSampler(dataset, 1, 2, num_iterations=4, seed=1)
     sampler.start = start
     collate = partial(collate_two_streams, labeled_batch_size=1)
     return list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers))
 
 
-def test_sample_depends_on_its_index_alone() -> None:
+def test_sample_depends_on_its_index_alone(make_dataset: Make) -> None:
     """Not on what was fetched before, from which dataset object, nor on the global random state."""
     dataset, other = make_dataset(), make_dataset()
     first = dataset[SampleIndex(1, 7)]
@@ -62,7 +82,7 @@ def test_sample_depends_on_its_index_alone() -> None:
     assert equal(other[SampleIndex(1, 7)], first)
 
 
-def test_seed_and_case_matter() -> None:
+def test_seed_and_case_matter(make_dataset: Make) -> None:
     dataset = make_dataset()
     first = dataset[SampleIndex(1, 7)]
     assert not equal(dataset[SampleIndex(1, 8)], first)
@@ -70,20 +90,20 @@ def test_seed_and_case_matter() -> None:
     assert "label" not in dataset[SampleIndex(3, 7)]
 
 
-def test_largest_seed_is_accepted() -> None:
+def test_largest_seed_is_accepted(make_dataset: Make) -> None:
     dataset = make_dataset()
     assert equal(dataset[SampleIndex(0, 2**32 - 1)], dataset[SampleIndex(0, 2**32 - 1)])
 
 
-def test_plain_indices_work_as_in_monai() -> None:
+def test_plain_indices_work_as_in_monai(make_dataset: Make) -> None:
     dataset = make_dataset()
     assert dataset[2]["image"].shape == (1, PATCH, PATCH, PATCH)
     assert len(dataset) == CASES
     assert len(dataset[1:3]) == 2
 
 
-def test_batches_do_not_depend_on_workers_or_on_resuming() -> None:
-    without, with_two, resumed = batches(0), batches(2), batches(2, start=2)
+def test_batches_do_not_depend_on_workers_or_on_resuming(make_dataset: Make) -> None:
+    without, with_two, resumed = (batches(make_dataset(), *args) for args in ((0,), (2,), (2, 2)))
     assert len(without) == 4
     assert all(equal(a, b) for a, b in zip(without, with_two, strict=True))
     assert all(equal(a, b) for a, b in zip(without[2:], resumed, strict=True))
@@ -122,3 +142,89 @@ def test_prepare_batch_splits_image_and_target() -> None:
     image, target = prepare_batch(batch)
     assert image is batch["image"]
     assert target["sdm"] is batch["sdm"]
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.RandomState(0).rand(4, 5, 6).astype(np.float32), np.eye(4)), path)
+    return path
+
+
+class Counted(LoadImaged):
+    """Reader that counts its calls."""
+
+    calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).calls += 1
+        return super().__call__(*args, **kwargs)
+
+
+def cached(scan: Path, *more: Any, **item: Any) -> tuple[DiskCacheDataset, int]:
+    """Dataset of one case, and how often its file was read for it."""
+    Counted.calls = 0
+    transform = Compose([Counted("image"), *more, RandFlipd("image", prob=0.5)])
+    dataset = DiskCacheDataset([{"image": str(scan), **item}], transform, str(scan.parent / "cache"), progress=False)
+    return dataset, Counted.calls
+
+
+def test_cached_sample_equals_the_transforms_applied_directly(scan: Path) -> None:
+    dataset, _ = cached(scan, NormalizeIntensityd("image"))
+    for seed in range(4):
+        dataset.transform.set_random_state(seed=seed)
+        direct = dataset.transform({"image": str(scan)})["image"]
+        sample = dataset[SampleIndex(0, seed)]["image"]
+        assert torch.equal(sample.as_tensor(), direct.as_tensor())
+
+
+def test_second_start_reads_nothing_and_a_change_reads_again(scan: Path) -> None:
+    assert cached(scan)[1] == 1
+    dataset, calls = cached(scan)
+    assert calls == 0
+    first = dataset[0]["image"].abs().sum()
+    assert cached(scan, ScaleIntensityd("image"))[1] == 1  # other transforms
+    assert cached(scan, ScaleIntensityd("image", maxv=2.0))[1] == 1  # the same with another argument
+    assert cached(scan, other="entry")[1] == 1  # another item
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4)), scan)
+    dataset, calls = cached(scan)  # another file under the same name
+    assert calls == 1
+    assert dataset[0]["image"].abs().sum() == 120 != first
+
+
+def test_folder_of_a_series_is_read_again_when_one_of_its_files_changes(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "slice").write_text("a")
+    names = []
+    for text in ("a", "a", "ab"):
+        if (tmp_path / "series" / "slice").read_text() != text:
+            (tmp_path / "series" / "slice").write_text(text)
+        transform = Compose([RandFlipd("x", allow_missing_keys=True)])
+        names.append(DiskCacheDataset([{"image": str(tmp_path / "series")}], transform, str(tmp_path / "c")).files[0])
+    assert names[0] == names[1] != names[2]
+
+
+def test_unreadable_case_is_named_before_training(scan: Path) -> None:
+    scan.write_bytes(scan.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"The training case .*scan\.nii\.gz cannot be prepared: "):
+        cached(scan)
+    assert not (scan.parent / "cache").exists()
+
+
+def test_transforms_that_cannot_be_told_apart_are_cached_for_one_run(scan: Path) -> None:
+    """A lambda has no content to compare, so a later run must not take what it made."""
+    assert [cached(scan, ScaledBy(1.0))[1] for _ in range(2)] == [1, 0]
+    assert [cached(scan, ScaledBy(lambda: None))[1] for _ in range(2)] == [1, 1]
+    dataset, _ = cached(scan, ScaledBy(lambda: None))
+    assert dataset.files[0].is_file()
+    folder = dataset.files[0].parent
+    del dataset
+    assert not folder.exists()
+
+
+class ScaledBy(ToTensord):
+    """Deterministic transform that holds what may not be pickled."""
+
+    def __init__(self, factor: Any) -> None:
+        super().__init__("image")
+        self.factor = factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -91,7 +92,7 @@ def test_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_half(folder: Path, random: object) -> None:
+    def write_half(folder: Path, *_: Any) -> None:
         (folder / "images").mkdir()
         raise KeyboardInterrupt
 
@@ -102,7 +103,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_nothing(folder: Path, random: object) -> None:
+    def write_nothing(folder: Path, *_: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(phantoms, "_write", write_nothing)
@@ -113,7 +114,7 @@ def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_faster_second_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "set"
 
-    def write_while_another_finishes(folder: Path, random: object) -> None:
+    def write_while_another_finishes(folder: Path, *_: Any) -> None:
         (folder / "dataset.json").write_text("ours")
         target.mkdir()
         (target / "dataset.json").write_text("theirs")
@@ -122,3 +123,10 @@ def test_faster_second_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert phantom_dataset(str(target)) == str(target)
     assert (target / "dataset.json").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_shape_and_number_of_training_cases(tmp_path: Path) -> None:
+    folder = phantom_dataset(str(tmp_path / "set"), shape=(31, 33, 35), num_training=5)
+    images = sorted(Path(folder, "images").glob("training_*"))
+    assert len(images) == 5
+    assert nib.load(images[0]).shape == (31, 33, 35)

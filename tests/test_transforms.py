@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from simcvd_bundle.transforms import SignedDistanceMap, SignedDistanceMapd
+from simcvd_bundle.transforms import ClassIndices, ClassIndicesd, SignedDistanceMap, SignedDistanceMapd
 
 FAR = math.sqrt(12)  # of the corner (0, 0, 0) from the cube's corner (2, 2, 2)
 
@@ -120,10 +120,37 @@ def test_metatensor_keeps_its_affine() -> None:
     torch.testing.assert_close(result.as_tensor()[:1], SignedDistanceMap()(cube()))
 
 
-@pytest.mark.parametrize(("value", "shown"), [(2.0, "2.0"), (0.5, "0.5"), (-1.0, "-1.0"), (255.0, "255.0")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(2.0, "0, 2"), (0.5, "0, 0.5"), (-1.0, "-1, 0"), (256.0, "0, 256"), (1e9, "0, 1e+09")]
+)
 def test_other_values_raise(value: float, shown: str) -> None:
-    with pytest.raises(ValueError, match=rf"class indices 0 to 1, the label holds .*{re.escape(shown)}"):
-        SignedDistanceMap()(cube(value))
+    for transform in (SignedDistanceMap(), ClassIndices()):
+        with pytest.raises(ValueError, match=re.escape(f"holds the values {shown}, but class_names names 1 classes")):
+            transform(cube(value))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.float32, torch.float64])
+def test_class_indices_are_8_bit(dtype: torch.dtype) -> None:
+    label = torch.tensor([[0, 1, 3], [2, 0, 1]])
+    indices = ClassIndices(3)(label.to(dtype))
+    assert indices.dtype == torch.uint8
+    assert torch.equal(indices.long(), label)
+    with_meta = ClassIndices(3)(MetaTensor(label.to(dtype), affine=torch.eye(4) * 2))
+    assert isinstance(with_meta, MetaTensor)
+    assert float(with_meta.affine[0, 0]) == 2
+
+
+@pytest.mark.parametrize("num_classes", [0, 256])
+def test_number_of_classes_fits_8_bits(num_classes: int) -> None:
+    with pytest.raises(ValueError, match=f"num_classes must lie in 1 .. 255, got {num_classes}"):
+        ClassIndices(num_classes)
+
+
+def test_class_indices_of_a_dictionary() -> None:
+    item: dict[Any, Any] = {"image": "image", "label": cube()}
+    assert ClassIndicesd("label")(item)["label"].dtype == torch.uint8
+    assert item["label"].dtype == torch.float32
+    assert ClassIndicesd("label", allow_missing_keys=True)({"image": "image"}) == {"image": "image"}
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 4), (0, 4, 4, 4), (4,)])

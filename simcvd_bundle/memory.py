@@ -1,0 +1,29 @@
+"""How the process keeps its memory: the allocator setting that CPU training needs, and what it came to."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Parameters of glibc's ``mallopt`` (malloc.h)."""
+TOP_PAD = 256 << 20
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc's malloc keep freed memory for the next allocation instead of returning it to the system.
+
+    By default every activation of more than 32 MiB is mapped when it is made and unmapped when it is freed, and the
+    system clears each page of it anew: about a third of a training step on CPU (``docs/performance.md``). The
+    environment variables ``MALLOC_MMAP_MAX_=0`` and so on do the same, but have to be set before the process starts.
+
+    Returns:
+        Whether the setting was made; without glibc (macOS, Windows, musl) nothing happens.
+    """
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, TOP_PAD))
+    return all(libc.mallopt(name, value) == 1 for name, value in settings)
