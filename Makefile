@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format
+.PHONY: demo test format benchmark benchmark-gpu
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
@@ -15,6 +15,21 @@ test: $(VENV)/installed  ## all checks: format, lint, types, tests
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+LA := --config_file configs/data_la.json --dataset_dir $(DATA)
+WEIGHTS ?= $(wildcard models/model.pt)
+
+benchmark: $(VENV)/installed  ## all figures of docs/performance.md: make benchmark DATA=prepared_left_atrium [WEIGHTS=model.pt]
+	mkdir -p runs/benchmark
+	$(BIN)/python benchmarks/train_step.py $(LA) $(TRAIN_STEP) --json runs/benchmark/train_step.json
+	$(BIN)/python benchmarks/inference.py $(LA) $(if $(WEIGHTS),--weights $(WEIGHTS)) --json runs/benchmark/inference.json
+	$(BIN)/python benchmarks/scaling.py --json runs/benchmark/scaling.json
+
+# 989 TFLOP/s: dense bfloat16 of an H100 or H200
+benchmark-gpu: TRAIN_STEP := --peak_tflops 989
+benchmark-gpu: benchmark  ## the same on a GPU, and the whole training of 6000 iterations
+	time $(BIN)/python -m monai.bundle run training --config_file "['configs/train.json','configs/data_la.json']" \
+		--dataset_dir $(DATA) --output_dir runs/benchmark/la16_simcvd --ckpt_dir runs/benchmark/models --precision bfloat16
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -19,6 +19,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
+sys.path.insert(0, str(ROOT))  # the bundle, if it is not installed
 
 
 def synchronize() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+RELU = ("RELU", {"inplace": True})
 
 
 class VNetOutput(NamedTuple):
@@ -28,21 +32,21 @@ class VNetOutput(NamedTuple):
 def conv_block(channels_in: int, channels_out: int, depth: int) -> nn.Sequential:
     """``depth`` times 3x3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(
-        *(Convolution(3, channels_in if i == 0 else channels_out, channels_out, act="RELU", norm="BATCH")
+        *(Convolution(3, channels_in if i == 0 else channels_out, channels_out, act=RELU, norm="BATCH")
           for i in range(depth))
     )  # fmt: skip
 
 
 def down(channels: int) -> Convolution:
     """Halve every axis, double the channels."""
-    return Convolution(3, channels, 2 * channels, strides=2, kernel_size=2, padding=0, act="RELU", norm="BATCH")
+    return Convolution(3, channels, 2 * channels, strides=2, kernel_size=2, padding=0, act=RELU, norm="BATCH")
 
 
 def up(channels: int) -> Convolution:
     """Double every axis, halve the channels."""
     return Convolution(
         3, channels, channels // 2, strides=2, kernel_size=2, padding=0, output_padding=0,
-        act="RELU", norm="BATCH", is_transposed=True,
+        act=RELU, norm="BATCH", is_transposed=True,
     )  # fmt: skip
 
 
@@ -144,6 +148,25 @@ class VNet(nn.Module):
         for grow, block in zip(self.ups, self.decoder):  # noqa: B905
             x = block(grow(x) + skips.pop())
         return features, self.dropout(x)
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Copy of a network in which every batch norm after a convolution has become part of the convolution.
+
+    Args:
+        network: network in eval mode; the parts built of MONAI's ``Convolution`` are folded, others copied.
+
+    Returns:
+        Network of the same function, up to rounding, in less time.
+    """
+    folded = copy.deepcopy(network)
+    for block in folded.modules():
+        norm = getattr(block.adn, "N", None) if isinstance(block, Convolution) else None
+        if isinstance(norm, nn.BatchNorm3d):
+            conv = cast(nn.Conv3d, block.conv)
+            block.conv = fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose3d))
+            block.adn.N = nn.Identity()  # type: ignore[union-attr]
+    return folded
 
 
 class SeparableAveragePool(nn.Module):

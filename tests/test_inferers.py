@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simcvd_bundle.inferers import StudentTeacherInferer, WholeVolumeInferer, WindowInferer, make_inferer
+from simcvd_bundle.inferers import StudentTeacherInferer, WholeSliceInferer, WindowInferer, make_inferer
 from simcvd_bundle.losses import BoundaryContrastiveLoss, ConsistencyLoss, PairwiseDistillationLoss
 from simcvd_bundle.networks import ProjectionHead, VNet, VNetOutput
 
@@ -325,7 +325,7 @@ def test_one_window_is_the_whole_volume(with_sdm: bool, precision: str) -> None:
     image = random(2, 1, 16, 16, 16)
     with torch.no_grad():
         window = WindowInferer((16,) * 3, (8,) * 3, with_sdm=with_sdm, precision=precision)(image, network)
-        whole = WholeVolumeInferer(with_sdm, precision)(image, network)
+        whole = WholeSliceInferer((16,) * 3, with_sdm=with_sdm, precision=precision)(image, network)
         expected = network(image, return_all=True)
     assert whole.shape == (2, 5 if with_sdm else 3, 16, 16, 16)
     assert window.dtype == whole.dtype == torch.float32
@@ -355,12 +355,74 @@ def test_make_inferer_passes_its_arguments_on() -> None:
     window = make_inferer("window", (4, 6, 8), (2, 3, 4), with_sdm=True, precision="bfloat16")
     fast = make_inferer("fast", (4, 6, 8), (2, 3, 4), with_sdm=True, precision="bfloat16")
     assert isinstance(window, WindowInferer)
-    assert isinstance(fast, WholeVolumeInferer)
+    assert isinstance(fast, WholeSliceInferer)
     assert {(i.with_sdm, i.precision) for i in (window, fast)} == {(True, "bfloat16")}
     network = Places()
     image = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in (6, 9, 12)), indexing="ij"))[None]
     make_inferer("window", (4, 6, 8), (2, 3, 4))(image, network)
     assert sorted(network.starts) == sorted(product((0, 2), (0, 3), (0, 4)))
+
+
+@pytest.mark.parametrize(
+    ("depth", "starts"),
+    [(5, [0]), (8, [0]), (9, [0, 1]), (14, [0, 6]), (15, [0, 4, 7]), (20, [0, 6, 12])],
+)
+def test_fast_mode_takes_whole_slices_in_windows_of_the_depth_of_the_patch(depth: int, starts: list[int]) -> None:
+    """Every window is as deep as the patch; the network sees the value 1 + its place, 0 where the volume is padded."""
+    seen = []
+
+    def network(images: Tensor) -> Tensor:
+        seen.append(images)
+        return torch.cat([images * 0, images], 1)
+
+    places = 1 + torch.arange(float(depth)).expand(1, 1, 6, 3, depth)
+    result = make_inferer("fast", (4, 4, 8), (2, 2, 2))(places, network)
+    assert [images.shape for images in seen] == [(1, 1, 6, 4, 8)] * len(starts)
+    assert [int(images[0, 0, 0, 1].max()) - 8 for images in seen] == starts if depth >= 8 else True
+    assert result.shape == (1, 2, 6, 3, depth)
+    torch.testing.assert_close(result[:, 1:], places.sigmoid(), rtol=0, atol=1e-6)
+
+
+def test_folded_network_follows_the_weights() -> None:
+    """Same function as the network, folded once as long as the weights stay, and never while training."""
+    torch.manual_seed(0)
+    network = VNet(base_channels=2)
+    network(random(2, 1, 16, 16, 16))
+    inferer = make_inferer("fast", (16,) * 3, (8,) * 3)
+    image = random(1, 1, 16, 16, 16)
+    for _ in range(2):
+        with torch.no_grad():
+            expected = network.eval()(image).softmax(1)
+            torch.testing.assert_close(inferer(image, network), expected)
+            folded = inferer.folded[1]  # type: ignore[attr-defined]
+            assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
+            inferer(image, network)
+            assert inferer.folded[1] is folded  # type: ignore[attr-defined]
+            network.segmentation.weight.add_(0.5)
+            network.encoder[0][0].adn.N.running_mean.add_(0.5)
+    image = random(2, 1, 32, 32, 32)
+    inferer = make_inferer("fast", (32,) * 3, (8,) * 3)
+    with torch.no_grad():
+        network.train()
+        torch.manual_seed(1)
+        training = inferer(image, network)
+        torch.manual_seed(1)
+        torch.testing.assert_close(training, network(image).softmax(1))
+
+
+def test_too_large_a_volume_is_cut_into_windows_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    network = VNet(base_channels=1).eval()
+    image = random(1, 1, 32, 16, 16)
+    with torch.no_grad(), caplog.at_level("WARNING"):
+        whole = make_inferer("fast", (16,) * 3, (8,) * 3, fast_max_voxels=32 * 16 * 16)(image, network)
+        assert not caplog.records
+        cut = make_inferer("fast", (16,) * 3, (8,) * 3, fast_max_voxels=32 * 16 * 16 - 1)(image, network)
+        windows = WindowInferer((16,) * 3, (12, 12, 12))(image, network)
+    assert "Slices of 32 x 16 voxels are too large for one pass (fast_max_voxels is 8191)" in caplog.text
+    assert "windows of 16 x 16 x 16" in caplog.text
+    assert torch.equal(cut, windows)
+    assert not torch.allclose(cut, whole)
 
 
 def test_unknown_mode_raises() -> None:

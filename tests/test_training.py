@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from conftest import ROOT, TINY, Run
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TERMS = {"segmentation", "sdm", "contrastive", "distillation", "consistency"}
@@ -118,6 +119,26 @@ def test_second_run_keeps_what_the_first_wrote(run_bundle: Run, tmp_path: Path) 
     assert (tmp_path / "models" / "model.pt").read_bytes() != first
     assert (tmp_path / "run" / "previous_1" / "model.pt").read_bytes() == first
     assert [p.read_bytes() for p in (tmp_path / "models" / "replaced").iterdir()] == [first]
+
+
+def test_a_trainer_built_before_the_run_keeps_its_tensorboard_file(dataset_dir: Path, tmp_path: Path) -> None:
+    """The former run moves away before the writer of the next one opens its file."""
+    for _ in range(2):
+        workflow = ConfigWorkflow(
+            config_file=str(ROOT / "configs" / "train.json"), workflow_type="train", logging_file=False,
+            **{**TINY, "dataset_dir": str(dataset_dir), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path / "m"),
+               "cache_dir": str(tmp_path / "c"), "validate::dataset::data": []},
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.parser.get_parsed_content("train::trainer")
+        workflow.run()
+    for folder in (tmp_path / "tensorboard", tmp_path / "previous_1" / "tensorboard"):
+        scalars = []
+        for file in folder.iterdir():  # one of the training and one of each validation
+            events = EventAccumulator(str(file))
+            events.Reload()
+            scalars += [len(events.Scalars(tag)) for tag in events.Tags()["scalars"] if tag == "loss"]
+        assert scalars == [2]
 
 
 def test_without_unlabeled_cases(run_bundle: Run, dataset_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,54 @@
+"""Writing of results beside the computation of the next ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from monai.transforms import SaveImaged
+
+
+class BackgroundWriter:
+    """Threads that write files; at most ``max_pending`` results wait for them, so memory stays bounded.
+
+    Args:
+        num_threads: number of threads.
+        max_pending: results in memory before the next one has to wait.
+    """
+
+    def __init__(self, num_threads: int = 2, max_pending: int = 4) -> None:
+        self.threads = ThreadPoolExecutor(num_threads)
+        self.max_pending = max_pending
+        self.pending: deque[Future[Any]] = deque()
+
+    def submit(self, function: Any, *args: Any) -> None:
+        """Call ``function`` in a thread; an error of an earlier call is raised here."""
+        while len(self.pending) >= self.max_pending:
+            self.pending.popleft().result()
+        self.pending.append(self.threads.submit(function, *args))
+
+    def finish(self) -> None:
+        """Wait until all is written; the first error of a thread is raised here."""
+        while self.pending:
+            self.pending.popleft().result()
+
+
+class SaveInBackgroundd(SaveImaged):
+    """MONAI's ``SaveImaged`` in the threads of a writer, whose ``finish`` belongs at the end of the run.
+
+    Args:
+        writer: the writer.
+        *args: as for ``SaveImaged``.
+        **kwargs: as for ``SaveImaged``.
+    """
+
+    def __init__(self, writer: BackgroundWriter, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.writer = writer
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Queue the arrays of the keys for writing and return ``data`` as it is."""
+        self.writer.submit(super().__call__, dict(data))
+        return dict(data)

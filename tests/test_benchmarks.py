@@ -1,0 +1,42 @@
+"""The benchmarks run as a user runs them and write the figures that they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+
+def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
+    """Figures of a benchmark that is run from another folder."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--precision", "float32", "--json", "figures.json"]
+    subprocess.run([*command, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
+    assert "torch" in figures["hardware"]
+    assert script in figures["command"]
+    return figures
+
+
+@pytest.mark.slow
+def test_train_step(tmp_path: Path) -> None:
+    figures = run(tmp_path, "train_step.py", "--patch", "32", "32", "32", "--rounds", "1")
+    assert figures["ratio"] == pytest.approx(figures["iteration_s"] / figures["floor_s"])
+    assert figures["ratio"] > 0.5
+    assert 0 <= figures["data_wait_fraction"] < 1
+    assert figures["peak_memory_ratio"] > 1
+    assert figures["second_caching_s"] < figures["first_caching_s"]
+    assert {"forward", "losses", "backward", "  L_contrastive"} <= set(figures["parts_s"])
+    assert sum(v for k, v in figures["parts_s"].items() if k[0] != " ") < 3 * figures["iteration_s"]
+
+
+@pytest.mark.slow
+def test_inference(tmp_path: Path) -> None:
+    figures = run(tmp_path, "inference.py", "--cases", "2")
+    assert figures["cases"] == 2
+    assert figures["speedup"] == pytest.approx(figures["window_s"] / figures["fast_s"])
+    assert figures["dice_difference"] == pytest.approx(figures["fast_dice"] - figures["window_dice"])

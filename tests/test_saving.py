@@ -1,0 +1,66 @@
+"""Writing beside the computation: what is written, how much waits, and where errors go."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SaveImaged
+
+from simcvd_bundle.saving import BackgroundWriter, SaveInBackgroundd
+
+
+def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
+    affine = torch.diag(torch.tensor([-0.5, 0.6, 2.0, 1.0], dtype=torch.float64))
+    writer = BackgroundWriter()
+    for number in range(9):  # more than wait at once
+        mask = MetaTensor(
+            torch.full((1, 3, 4, 5), number), affine=affine, meta={"filename_or_obj": f"scan_{number}.nii"}
+        )
+        for name, save in (("plain", SaveImaged), ("background", SaveInBackgroundd)):
+            first = (writer,) if save is SaveInBackgroundd else ()
+            folder = str(tmp_path / name)
+            save(*first, "pred", output_dir=folder, output_postfix="seg", separate_folder=False)({"pred": mask})
+    writer.finish()
+    files = sorted(p.name for p in (tmp_path / "plain").iterdir())
+    assert len(files) == 9
+    assert files == sorted(p.name for p in (tmp_path / "background").iterdir())
+    for file in files:
+        plain, background = (nib.load(tmp_path / name / file) for name in ("plain", "background"))
+        assert np.array_equal(plain.get_fdata(), background.get_fdata())
+        assert np.array_equal(plain.affine, background.affine)
+
+
+def test_an_error_of_a_thread_ends_the_run() -> None:
+    def fail() -> None:
+        raise OSError("No space left on device: mask_seg.nii.gz")
+
+    writer = BackgroundWriter()
+    writer.submit(fail)
+    with pytest.raises(OSError, match="mask_seg"):
+        writer.finish()
+    writer = BackgroundWriter(max_pending=1)
+    writer.submit(fail)
+    with pytest.raises(OSError, match="mask_seg"):
+        writer.submit(print)
+
+
+def test_computation_goes_on_until_too_much_waits() -> None:
+    gate = threading.Event()
+    writer = BackgroundWriter(num_threads=1, max_pending=2)
+    for _ in range(2):
+        writer.submit(gate.wait, 60)
+    assert [future.done() for future in writer.pending] == [False, False]
+    third = threading.Thread(target=writer.submit, args=(gate.wait, 60))
+    third.start()
+    third.join(0.2)
+    assert third.is_alive()
+    gate.set()
+    third.join(60)
+    assert not third.is_alive()
+    writer.finish()
