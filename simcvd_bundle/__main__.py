@@ -8,8 +8,9 @@ import sys
 import fire
 
 from simcvd_bundle.prepare import Prepare
+from simcvd_bundle.report import report
 
-COMMANDS = {"prepare": Prepare}
+COMMANDS = {"prepare": Prepare, "report": report}
 
 
 def main() -> None:

@@ -31,3 +31,8 @@ def test_every_command_has_help(
     text = "".join(capsys.readouterr())
     assert f"simcvd_bundle prepare {source}" in text
     assert "folder to write" in text
+
+
+def test_report_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "report", "--", "--help") == "0"
+    assert "output folders of evaluations" in "".join(capsys.readouterr())
