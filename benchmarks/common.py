@@ -30,12 +30,11 @@ def synchronize() -> None:
 
 def hardware() -> str:
     """Processor or GPU, threads and versions."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
-    if torch.cuda.is_available():
-        processor = f"{torch.cuda.get_device_name()}, {processor}"
+    from simcvd_bundle.provenance import processor
+
+    name = f"{torch.cuda.get_device_name()}, {processor()}" if torch.cuda.is_available() else processor()
     return (
-        f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, MONAI {monai.__version__}, "
+        f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, MONAI {monai.__version__}, "
         f"Python {platform.python_version()}"
     )
 

@@ -7,10 +7,11 @@ import sys
 
 import fire
 
+from simcvd_bundle.experiments import experiment
 from simcvd_bundle.prepare import Prepare
 from simcvd_bundle.report import report
 
-COMMANDS = {"prepare": Prepare, "report": report}
+COMMANDS = {"prepare": Prepare, "experiment": experiment, "report": report}
 
 
 def main() -> None:

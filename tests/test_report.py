@@ -22,11 +22,11 @@ from PIL import Image
 from scipy.stats import t
 from torch.utils.tensorboard import SummaryWriter
 
+from simcvd_bundle.arguments import parse_list
 from simcvd_bundle.metrics import METRICS
 from simcvd_bundle.report import report
 from simcvd_bundle.report.case_section import case_section, choose_cases
 from simcvd_bundle.report.cases import Volumes, contour_colors, draw_planes, load_case, mean_dice, plane_index
-from simcvd_bundle.report.command import parse_list
 from simcvd_bundle.report.curves import load_curves
 from simcvd_bundle.report.evaluations import load_evaluations
 from simcvd_bundle.report.page import Section, Table, to_html, to_markdown

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fire.decorators import SetParseFns
 
+from simcvd_bundle.arguments import parse_list
 from simcvd_bundle.atomic import atomically
 
 logger = logging.getLogger(__name__)
@@ -86,17 +87,6 @@ def report(
         logger.info("Wrote %s", Path(output_dir, name))
 
 
-def parse_list(text: str) -> list[str]:
-    """The parts of ``[a,b]`` or ``['a','b']`` as texts; anything else is a list of that one text."""
-    text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
-        text = text[1:-1]
-        parts = next(csv.reader([text], skipinitialspace=True, quotechar="'" if "'" in text else '"'), [])
-        return [part.strip() for part in parts if part.strip()]
-    return [text]
-
-
-# fire would read a name such as 1e-3 as a number, and leave [eval/a,eval/b] a text
 SetParseFns(
     evaluations=parse_list, names=parse_list, runs=parse_list, predictions=parse_list,
     output_dir=str, baseline=str, dataset_dir=str, datalist=str, title=str,
