@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY, Run
 
 
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
@@ -40,3 +40,24 @@ def test_inference(tmp_path: Path) -> None:
     assert figures["cases"] == 2
     assert figures["speedup"] == pytest.approx(figures["window_s"] / figures["fast_s"])
     assert figures["dice_difference"] == pytest.approx(figures["fast_dice"] - figures["window_dice"])
+
+
+@pytest.mark.slow
+def test_sanity(tmp_path: Path, dataset_dir: Path, run_bundle: Run) -> None:
+    run_bundle("train.json")
+    tiny = tmp_path / "tiny.json"
+    tiny.write_text(json.dumps({**TINY, "sdm_weight": 0.0, "patch_size": [32, 16, 16]}))
+    figures = run(
+        tmp_path, "sanity.py", "--config_file", str(tiny), "--dataset_dir", str(dataset_dir),
+        "--cache_dir", str(tmp_path / "cache"), "--checkpoint", str(tmp_path / "run/checkpoints/checkpoint_2.pt"),
+        "--batches", "2", "--cases", "1",
+    )  # fmt: skip
+    gradients = figures["gradients"]
+    assert gradients["segmentation"]["cosine"] == pytest.approx(1, abs=1e-4)
+    assert gradients["segmentation"]["sdm"] == gradients["sdm"]["all"] == 0
+    assert gradients["distillation"]["decoder"] == 0 < gradients["distillation"]["encoder"]
+    assert gradients["contrastive"]["sdm"] > 0 == gradients["contrastive"]["segmentation"]
+    assert gradients["consistency"]["segmentation"] > 0
+    assert figures["num_slices"] == 32
+    assert all(0 <= found["own"] + found["neighbor"] <= 1 for found in figures["retrieval"].values())
+    assert {name: len(scores) for name, scores in figures["dice"].items()} == {"student": 1, "teacher": 1}
