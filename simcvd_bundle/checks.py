@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from monai.bundle import ReferenceResolver
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
@@ -76,12 +77,20 @@ def check_config(bundle_root: str) -> None:
 
 
 def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End the report of an uncaught error with what happened; MONAI wraps every error into general ones."""
+    """End the report of an uncaught error with what happened; MONAI wraps every error into general ones.
+
+    Of several processes each names its rank, and ``torchrun`` is told, for its summary, which comes last of all.
+    """
     sys.__excepthook__(kind, error, trace)
     cause = without_wrappers(error)
     if cause is not error:
-        process = f" in process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if "RANK" in os.environ else ""
-        print(f"\nerror{process}: {cause}", file=sys.stderr)
+        rank = f" in rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if "RANK" in os.environ else ""
+        print(f"\nerror{rank}: {cause}", file=sys.stderr)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        try:
+            raise cause
+        except BaseException:  # the record takes the traceback of the exception that is being handled
+            get_error_handler().record_exception(cause)
 
 
 def without_wrappers(error: BaseException) -> BaseException:

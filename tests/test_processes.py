@@ -20,6 +20,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from simcvd_bundle.checks import show_root_cause
 from simcvd_bundle.datasets import DiskCacheDataset
 from simcvd_bundle.handlers import BatchNormStatisticsHandler, RandomStreamsHandler
 from simcvd_bundle.losses import BoundaryContrastiveLoss, SimCVDLoss
@@ -351,6 +352,18 @@ def test_without_torchrun_the_error_names_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RuntimeError, match=r"Process 1 of this machine .* as 1 are visible: set --nproc_per_node"):
         join("nccl")
+
+
+def test_an_error_names_its_rank_here_and_in_the_summary_of_torchrun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "4"), ("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))):
+        monkeypatch.setenv(name, value)
+    error = RuntimeError("Failed to evaluate ConfigExpression")
+    error.__cause__ = ValueError("num_labeled is 99")
+    show_root_cause(RuntimeError, error, None)
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error in rank 1 of 4: num_labeled is 99"
+    assert "ValueError: num_labeled is 99" in (tmp_path / "error.json").read_text()
 
 
 class Killed:
