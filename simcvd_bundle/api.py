@@ -169,17 +169,17 @@ def train(
         ValueError: for an unknown id or unusable data; whatever a step of the training raises.
     """
     root, folder = _bundle_root(bundle_root), Path(output_dir).resolve()
+    given: dict[str, Any] = {
+        **settings, "bundle_root": str(root), "output_dir": str(folder),
+        "train::dataset::data": [*map(_item, labeled), *({"image": _existing(image)} for image in unlabeled)],
+        "validate::dataset::data": [*map(_item, validation)],
+    }  # fmt: skip
     workflow = ConfigWorkflow(
         config_file=[str(file) for file in (root / "configs" / "train.json", *overlays)],
         workflow_type="train",
         logging_file=False,
-        **settings,
-        **{
-            "bundle_root": str(root), "output_dir": str(folder),
-            "train::dataset::data": [*map(_item, labeled), *({"image": _existing(image)} for image in unlabeled)],
-            "validate::dataset::data": [*map(_item, validation)],
-        },
-    )  # fmt: skip
+        **given,
+    )
     with _plain_errors():
         for step in (workflow.initialize, workflow.run, workflow.finalize):
             step()

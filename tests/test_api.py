@@ -153,6 +153,7 @@ def test_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for line, shorter in (
         ("iterations=100", "iterations=2, ckpt_dir='models', cache_dir='cache'"),
         ("dropout_samples=10", "dropout_samples=2"),
+        ('"inference_mode": "fast"', '"inference_mode": "fast", "network_def::base_channels": 2'),
     ):
         assert line in block
         block = block.replace(line, shorter)
