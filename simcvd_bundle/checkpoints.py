@@ -12,6 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
 
+from simcvd_bundle.processes import from_rank_0
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +39,8 @@ class RunCheckpoint:
 
     Files are written under another name and renamed when complete (ignite's ``DiskSaver``), so none is ever half
     written. ignite's handler is used rather than MONAI's ``CheckpointSaver``, whose final save also happens in the
-    middle of a failing iteration.
+    middle of a failing iteration. Process 0 writes and reads, and sends what it read to the others, whose machines need
+    not have the files; a run may be resumed with another number of processes.
 
     Args:
         folder: where the files lie.
@@ -80,18 +83,19 @@ class RunCheckpoint:
         return sorted((p for p, m in found.items() if m), key=lambda p: int(p.stem.split("_")[1]), reverse=True)
 
     def _load(self, trainer: Engine, to_load: dict[str, Any]) -> None:
+        path, content = from_rank_0(self._newest)
+        self._restore(trainer, to_load, content, path)
+        logger.info("Resumed from %s at iteration %d.", path, trainer.state.iteration)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]]:
         files = self.files()
         if not files:
             raise FileNotFoundError(f"No checkpoint to resume in {self.folder}: set output_dir, or leave resume out.")
         for path in files:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                return path, torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever a damaged file raises
                 logger.warning("The checkpoint %s cannot be read (%s); trying the one before.", path, error)
-                continue
-            self._restore(trainer, to_load, content, path)
-            logger.info("Resumed from %s at iteration %d.", path, trainer.state.iteration)
-            return
         raise ValueError(f"None of the {len(files)} checkpoints in {self.folder} can be read.")
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from monai.bundle import ReferenceResolver
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
@@ -29,7 +31,7 @@ MONAI_IDS = {
 def check_config(bundle_root: str) -> None:
     """Refuse a configuration with ids that nothing knows or uses; MONAI ignores them without a word.
 
-    From here on an uncaught error of the process also ends with its first cause, which MONAI hides under its own.
+    From here on an uncaught error of the process also ends with what happened, which MONAI hides under its own.
 
     An id is known if one of the bundle's base configs has it, and used if the configuration refers to it with ``@`` or
     ``%``. The ids of an overlay or of the command line must be one or the other.
@@ -75,13 +77,31 @@ def check_config(bundle_root: str) -> None:
 
 
 def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End the report of an uncaught error with its first cause; MONAI wraps every error into a general one."""
+    """End the report of an uncaught error with what happened; MONAI wraps every error into general ones.
+
+    Of several processes each names its rank, and ``torchrun`` is told, for its summary, which comes last of all.
+    """
     sys.__excepthook__(kind, error, trace)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = without_wrappers(error)
     if cause is not error:
-        print(f"\nerror: {cause}", file=sys.stderr)
+        rank = f" in rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if "RANK" in os.environ else ""
+        print(f"\nerror{rank}: {cause}", file=sys.stderr)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        try:
+            raise cause
+        except BaseException:  # the record takes the traceback of the exception that is being handled
+            get_error_handler().record_exception(cause)
+
+
+def without_wrappers(error: BaseException) -> BaseException:
+    """The error inside those that MONAI wraps around it when it resolves a config or applies a transform."""
+    while (
+        isinstance(error, RuntimeError)
+        and str(error).startswith(("Failed to instantiate", "Failed to evaluate", "applying transform"))
+        and error.__cause__ is not None
+    ):
+        error = error.__cause__
+    return error
 
 
 def grouped_ids(config: dict[str, Any]) -> set[str]:

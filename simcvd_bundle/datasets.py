@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import monai
 import torch
 from monai.data import Dataset
@@ -32,6 +33,9 @@ class DiskCacheDataset(Dataset):
     on a sample costs the reading of its file (the system keeps what fits into memory), whatever the number of cases,
     and a second start finds the files. A file belongs to one case, the size and time of its source files, and the
     deterministic transforms; when one of these changes another file is made. The folder can be deleted at any time.
+
+    Several processes share the work: each prepares its part, then, on a machine that does not see the files of the
+    others, its part among the processes of that machine.
 
     What is cached holds plain tensors, without metadata. Random transforms are seeded by the sampler, sample by sample:
     MONAI seeds them per worker, so that its samples depend on the number of workers and cannot be resumed.
@@ -67,11 +71,15 @@ class DiskCacheDataset(Dataset):
             self.folder = Path(self.temporary.name)
         key = hashlib.sha256(monai.__version__.encode() + deterministic)
         self.files = [self.folder / f"{_digest(item, key)}.pt" for item in data]
-        missing = [i for i, file in enumerate(self.files) if not file.is_file()]
-        if missing:
-            with ThreadPoolExecutor(max(num_workers, 1)) as threads:
-                done = threads.map(self._prepare, missing)
-                list(tqdm(done, "caching cases", len(missing), disable=not progress))
+        # the last round is for a folder that even the processes of one machine do not share
+        shares = [(idist.get_rank(), idist.get_world_size()), (idist.get_local_rank(), idist.get_nproc_per_node())]
+        for first, step in (*shares, (0, 1)):
+            missing = [i for i in range(first, len(data), step) if not self.files[i].is_file()]
+            if missing:
+                with ThreadPoolExecutor(max(num_workers, 1)) as threads:
+                    done = threads.map(self._prepare, missing)
+                    list(tqdm(done, "caching cases", len(missing), disable=not progress or idist.get_rank() > 0))
+            idist.barrier()
 
     @staticmethod
     def _made(folder: Path) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -59,6 +62,35 @@ class MeanTeacherHandler:
         decay = min(1 - 1 / max(engine.state.iteration, 1), self.decay)
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.teacher.parameters()), list(self.student.parameters()), engine.state.iteration)
+
+
+class BatchNormStatisticsHandler:
+    """Give all processes the mean of their batch-norm statistics at the end of every epoch.
+
+    During an epoch every process keeps the statistics of its own share of the batches, in student and teacher. Running
+    means and variances are linear in what the batches add, so this is the same as a mean taken at every iteration. In
+    the list of handlers it belongs before validation and checkpoints, which then see one student and one teacher in all
+    processes. No effect in a single process.
+
+    Args:
+        networks: student (not its DDP wrapper) and teacher.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = networks
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Average the buffers."""
+        if idist.get_world_size() == 1:
+            return
+        for buffer in (buffer for network in self.networks for buffer in network.buffers()):
+            if buffer.is_floating_point():  # the number of batches is the same everywhere
+                torch.distributed.all_reduce(buffer)
+                buffer.div_(idist.get_world_size())
 
 
 class RandomStreamsHandler:

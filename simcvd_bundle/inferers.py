@@ -251,11 +251,13 @@ class WholeSliceInferer(Inferer):
         return convert_to_dst_type(result, inputs)[0]  # the scan's geometry, as MONAI's windows keep it
 
     def _fold(self, network: Callable[..., Any]) -> Callable[..., Any]:
-        """Folded copy of the network, made anew when its weights have changed."""
+        """Folded copy of the network, made anew when its weights or the modes of its parts have changed."""
         network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         if not isinstance(network, nn.Module) or network.training:
             return network
-        state = [(tensor.data_ptr(), tensor._version) for tensor in (*network.parameters(), *network.buffers())]
+        tensors = (*network.parameters(), *network.buffers())
+        modes = [module.training for module in network.modules()]  # dropout may be on in an evaluated network
+        state = [*((tensor.data_ptr(), tensor._version) for tensor in tensors), *modes]
         if self.folded is None or self.folded[0] != state:
             self.folded = state, fold_batch_norm(network)
         return self.folded[1]

@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 from monai.engines import Evaluator, Trainer
 from torch import nn
 
+from simcvd_bundle.processes import from_rank_0
 from simcvd_bundle.weights import export_weights
 
 logger = logging.getLogger(__name__)
@@ -27,19 +27,20 @@ def start_run(output_dir: str, resume: bool = False) -> str:
     Returns:
         ``output_dir``; who takes the folder from here cannot write to it before it is prepared.
     """
-    folder = Path(output_dir)
-    if idist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        former = [folder / name for name in RUN_FILES if (folder / name).exists()]
-        if former and not resume:
-            number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
-            kept = folder / f"previous_{number}"
-            kept.mkdir()
-            for path in former:
-                path.rename(kept / path.name)
-            logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
-    idist.barrier()
+    from_rank_0(lambda: _prepare_folder(Path(output_dir), resume))
     return output_dir
+
+
+def _prepare_folder(folder: Path, resume: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    former = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if former and not resume:
+        number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
+        kept = folder / f"previous_{number}"
+        kept.mkdir()
+        for path in former:
+            path.rename(kept / path.name)
+        logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
 
 
 def finish_run(
@@ -69,8 +70,6 @@ def finish_run(
             state.best_metric,
             state.best_metric_epoch,
         )
-    if idist.get_rank() == 0:
-        weights = export_weights(network, output_dir, ckpt_dir)
-        logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
-        logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)
-    idist.barrier()
+    weights = from_rank_0(lambda: export_weights(network, output_dir, ckpt_dir))
+    logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
+    logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)

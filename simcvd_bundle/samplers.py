@@ -19,6 +19,24 @@ class SampleIndex(NamedTuple):
     seed: int
 
 
+def case_share(dataset: Dataset[Any], rank: int = 0, world_size: int = 1) -> range:
+    """Cases of a validation or evaluation that this process takes: each case goes to one process.
+
+    With fewer cases than processes all take all of them: MONAI's metrics cannot be reduced when a process has no case,
+    and cases that all processes repeat equally often leave every mean as it is.
+
+    Args:
+        dataset: dataset of whole cases.
+        rank: this process among ``world_size``.
+        world_size: number of processes.
+
+    Returns:
+        Indices, the ``sampler`` of a loader. (MONAI's ``DistributedSampler`` raises when a process would get no case.)
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    return range(size) if size < world_size else range(rank, size, world_size)
+
+
 class TwoStreamBatchSampler(Sampler[list[SampleIndex]]):
     """Batches of ``labeled_batch_size`` labelled and ``unlabeled_batch_size`` unlabelled cases, in this order.
 

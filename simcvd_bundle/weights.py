@@ -8,17 +8,19 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from simcvd_bundle.atomic import atomically
+from simcvd_bundle.processes import from_rank_0
 
 logger = logging.getLogger(__name__)
 
 
 def load_weights(network: nn.Module, path: str) -> None:
-    """Load a weights file, all or nothing.
+    """Load a weights file, all or nothing. Of several processes the first one reads it for all.
 
     Args:
         network: network to fill.
@@ -28,14 +30,7 @@ def load_weights(network: nn.Module, path: str) -> None:
         FileNotFoundError: when there is no file.
         ValueError: when the file cannot be read or belongs to another network.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No weights {path}: train first, or set weights to an existing file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"The weights {path} cannot be read ({error}): the file is damaged or not a weights file."
-        ) from error
+    content = from_rank_0(lambda: _read(path))
     state = content.get("model", content) if isinstance(content, Mapping) else content
     try:
         copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
@@ -45,6 +40,17 @@ def load_weights(network: nn.Module, path: str) -> None:
         ) from error
     network.load_state_dict(state)
     logger.info("Loaded weights %s", path)
+
+
+def _read(path: str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No weights {path}: train first, or set weights to an existing file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"The weights {path} cannot be read ({error}): the file is damaged or not a weights file."
+        ) from error
 
 
 def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
+from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
@@ -55,27 +60,64 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def make_workflow(
+    *files: str, dataset_dir: Path, folder: Path, workflow_type: str = "train", **overrides: Any
+) -> ConfigWorkflow:
+    """Workflow of configs of the bundle, tiny, that reads ``dataset_dir`` and writes below ``folder``."""
+    settings = TINY if files[0] == "train.json" else {name: TINY[name] for name in INFERENCE_IDS}
+    settings = {
+        **settings, "dataset_dir": str(dataset_dir), "output_dir": str(folder / "run"),
+        "ckpt_dir": str(folder / "models"), **overrides,
+    }  # fmt: skip
+    if files[0] == "train.json":
+        settings.setdefault("cache_dir", str(folder / "cache"))
+    return ConfigWorkflow(
+        config_file=[str(ROOT / "configs" / file) for file in files],
+        workflow_type=workflow_type,
+        logging_file=False,
+        **settings,
+    )
+
+
 @pytest.fixture
 def run_bundle(dataset_dir: Path, tmp_path: Path) -> Run:
-    """Run configs of the bundle in this process, tiny, writing below ``tmp_path``; returns the workflow."""
+    """Run configs of the bundle in this process; returns the workflow."""
 
-    def run(*files: str, workflow_type: str = "train", **overrides: Any) -> ConfigWorkflow:
-        settings = TINY if files[0] == "train.json" else {name: TINY[name] for name in INFERENCE_IDS}
-        settings = {
-            **settings, "dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "run"),
-            "ckpt_dir": str(tmp_path / "models"), **overrides,
-        }  # fmt: skip
-        if files[0] == "train.json":
-            settings.setdefault("cache_dir", str(tmp_path / "cache"))
-        workflow = ConfigWorkflow(
-            config_file=[str(ROOT / "configs" / file) for file in files],
-            workflow_type=workflow_type,
-            logging_file=False,
-            **settings,
-        )
+    def run(*files: str, **overrides: Any) -> ConfigWorkflow:
+        workflow = make_workflow(*files, **{"dataset_dir": dataset_dir, "folder": tmp_path, **overrides})
         workflow.initialize()
         workflow.run()
         workflow.finalize()
         return workflow
 
     return run
+
+
+def _start_rank(
+    rank: int, world_size: int, per_machine: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_machine),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    function(rank, *arguments)
+
+
+def run_processes(
+    function: Callable[..., None], world_size: int, *arguments: Any, per_machine: int | None = None
+) -> None:
+    """Call ``function(rank, *arguments)`` in forked processes with torchrun's variables; their errors are raised."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = start_processes(  # type: ignore[no-untyped-call]
+        _start_rank, (world_size, per_machine or world_size, port, function, arguments), world_size, join=False,
+        start_method="fork",
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not ranks.join(timeout=10):  # true when all have ended
+        if time.monotonic() > deadline:
+            for process in ranks.processes:
+                process.kill()
+            pytest.fail(f"{world_size} processes wait for each other.")

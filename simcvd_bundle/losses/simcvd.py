@@ -29,6 +29,7 @@ class SimCVDLoss(nn.Module):
         temperature: tau of eq. (2) (paper: 0.5).
         distillation_temperature: temperature of eq. (4) (paper: none, that is 1).
         consistency_includes_sdm: compare signed distance maps as well as probabilities in eq. (5).
+        gather_negatives: contrast the slices of all processes, see ``BoundaryContrastiveLoss``.
 
     Attributes:
         rampup: factor in [0, 1] of the three unsupervised terms, set from outside at every iteration.
@@ -47,6 +48,7 @@ class SimCVDLoss(nn.Module):
         temperature: float = 0.5,
         distillation_temperature: float = 1.0,
         consistency_includes_sdm: bool = True,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -61,7 +63,7 @@ class SimCVDLoss(nn.Module):
                 raise ValueError(f"SimCVDLoss: {name}_weight must not be negative, got {weight}.")
         self.segmentation = SegmentationLoss()
         self.sdm = SignedDistanceLoss()
-        self.contrastive = BoundaryContrastiveLoss(temperature)
+        self.contrastive = BoundaryContrastiveLoss(temperature, gather_negatives)
         self.distillation = PairwiseDistillationLoss(distillation_temperature)
         self.consistency = ConsistencyLoss(consistency_includes_sdm)
         self.rampup = 1.0

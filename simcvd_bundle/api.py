@@ -1,0 +1,230 @@
+"""From Python: train on lists of files, segment files and arrays; all by the bundle's configs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.transforms import Compose, LoadImaged, SaveImaged
+from torch import Tensor, nn
+
+from simcvd_bundle.checks import without_wrappers
+from simcvd_bundle.datalists import find_images
+
+File = str | Path
+Image = File | Sequence[File]
+"""A file, or one file a channel."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about a volume; channels first, on the grid and with the affine of the volume.
+
+    Attributes:
+        mask: class indices ``(1, H, W, D)``, uint8, 0 is background.
+        probability: of each foreground class ``(C, H, W, D)``, in [0, 1].
+        sdm: signed distance map of each foreground class ``(C, H, W, D)``, in [-1, 1], negative inside.
+        uncertainty: ``(1, H, W, D)`` in [0, 1], or ``None`` if no dropout samples were asked for.
+    """
+
+    mask: MetaTensor
+    probability: MetaTensor
+    sdm: MetaTensor
+    uncertainty: MetaTensor | None
+
+
+class Segmenter:
+    """A trained network with the preprocessing and the inference of ``configs/inference.json``.
+
+    Args:
+        weights: file that a training wrote, ``model.pt``.
+        overlays: config files to add to ``inference.json``, such as ``configs/data_la.json``.
+        bundle_root: folder of the bundle; by default the one that the package was imported from.
+        **settings: ids of ``configs/inference.json`` and their values. Those that only a training reads are passed
+            over, so that the settings of a training can be given as they are.
+
+    Raises:
+        FileNotFoundError: when the configs or the weights are not there.
+        ValueError: when the weights do not fit the settings, or an id is unknown.
+    """
+
+    def __init__(
+        self, weights: File, *, overlays: Sequence[File] = (), bundle_root: File | None = None, **settings: Any
+    ) -> None:
+        root = _bundle_root(bundle_root)
+        training, inference = (
+            json.loads((root / "configs" / name).read_text(encoding="utf-8"))
+            for name in ("train.json", "inference.json")
+        )
+        only_training = training.keys() - inference.keys()
+        workflow = ConfigWorkflow(
+            config_file=[str(file) for file in (root / "configs" / "inference.json", *overlays)],
+            workflow_type="infer",
+            logging_file=False,
+            **{name: value for name, value in settings.items() if name.split("::")[0] not in only_training},
+            bundle_root=str(root), weights=str(weights), save_probability=True, save_sdm=True,
+        )  # fmt: skip
+        with _plain_errors():
+            workflow.initialize()
+            get = workflow.parser.get_parsed_content
+            for step in ("check", "load"):
+                get(step)
+            self.network: nn.Module = get("network").eval()
+            self.device, self.inferer = torch.device(get("device")), get("inferer")
+            self.load: Compose = get("preprocessing")
+            self.prepare = Compose([t for t in self.load.transforms if not isinstance(t, LoadImaged)])
+            self.finish = Compose([t for t in get("postprocessing").transforms if not isinstance(t, SaveImaged)])
+
+    def predict(self, image: File | np.ndarray | Tensor, dropout_samples: int = 0) -> Prediction:
+        """Segment one volume.
+
+        The uncertainty is that of Monte Carlo dropout: the entropy of the mean probabilities of ``dropout_samples``
+        passes with the network's dropout switched on, divided by its maximum, log(C + 1). It is not calibrated. The
+        random draws are torch's (``torch.manual_seed``); mask, probability and SDM come from a pass without dropout.
+
+        Args:
+            image: a file, a folder with one DICOM series, or an array ``(H, W, D)`` or ``(channels, H, W, D)`` of raw
+                intensities: what the preprocessing does to a file it does to an array. A ``MetaTensor`` keeps its
+                affine.
+            dropout_samples: passes for the uncertainty; 10 or more, 0 for none.
+
+        Raises:
+            FileNotFoundError: when there is no scan.
+            ValueError: for more than one scan, or an array of other than 3 or 4 axes.
+        """
+        if isinstance(image, str | Path):
+            found = find_images(str(image))
+            if len(found) > 1:
+                raise ValueError(f"{image} holds {len(found)} scans: give one of them.")
+            item = self.load(found[0])
+        else:
+            item = self.prepare({"image": _as_loaded(image)})
+        batch = list_data_collate([item])
+        inputs = batch["image"].to(self.device)
+        with torch.no_grad():
+            pred = self.inferer(inputs, self.network)
+            if dropout_samples:
+                uncertainty = self._uncertainty(inputs, dropout_samples)
+                pred = torch.cat([pred, uncertainty], 1)  # last of all, so that it shares what happens to the SDM
+        result = self.finish(decollate_batch({**batch, "pred": pred})[0])
+        sdm = result["sdm"]
+        return Prediction(
+            mask=result["pred"].to(torch.uint8),
+            probability=result["probability"],
+            sdm=sdm[:-1] if dropout_samples else sdm,
+            uncertainty=sdm[-1:] if dropout_samples else None,
+        )
+
+    def _uncertainty(self, inputs: Tensor, samples: int) -> Tensor:
+        dropouts = [module for module in self.network.modules() if isinstance(module, nn.Dropout3d)]
+        try:
+            for module in dropouts:
+                module.train()
+            total: Any = sum(self.inferer(inputs, self.network) for _ in range(samples))
+        finally:
+            self.network.eval()
+        # C + 1 probabilities, then C signed distance maps
+        mean = total[:, : total.shape[1] // 2 + 1] / samples
+        entropy: Tensor = torch.special.entr(mean).sum(1, keepdim=True) / math.log(mean.shape[1])
+        return entropy
+
+
+def train(
+    labeled: Sequence[tuple[Image, File]],
+    unlabeled: Sequence[Image] = (),
+    validation: Sequence[tuple[Image, File]] = (),
+    *,
+    output_dir: File,
+    overlays: Sequence[File] = (),
+    bundle_root: File | None = None,
+    **settings: Any,
+) -> Segmenter:
+    """Train as ``python -m monai.bundle run training --config_file configs/train.json`` does, on lists of files.
+
+    What it writes is what the command writes; a former run in ``output_dir`` and former weights are kept.
+
+    Args:
+        labeled: pairs of image and label.
+        unlabeled: images.
+        validation: pairs of image and label.
+        output_dir: folder of the run.
+        overlays: config files to add to ``train.json``.
+        bundle_root: folder of the bundle; by default the one that the package was imported from.
+        **settings: ids of ``configs/train.json`` and their values; ids with ``::`` by ``**{"outer::inner": value}``.
+
+    Returns:
+        The student, ready to predict. Later ``Segmenter(output_dir + "/model.pt", **settings)`` gives it back.
+
+    Raises:
+        FileNotFoundError: when the configs or a file are not there.
+        ValueError: for an unknown id or unusable data; whatever a step of the training raises.
+    """
+    root, folder = _bundle_root(bundle_root), Path(output_dir).resolve()
+    given: dict[str, Any] = {
+        **settings, "bundle_root": str(root), "output_dir": str(folder),
+        "train::dataset::data": [*map(_item, labeled), *({"image": _existing(image)} for image in unlabeled)],
+        "validate::dataset::data": [*map(_item, validation)],
+    }  # fmt: skip
+    workflow = ConfigWorkflow(
+        config_file=[str(file) for file in (root / "configs" / "train.json", *overlays)],
+        workflow_type="train",
+        logging_file=False,
+        **given,
+    )
+    with _plain_errors():
+        for step in (workflow.initialize, workflow.run, workflow.finalize):
+            step()
+    return Segmenter(folder / "model.pt", overlays=overlays, bundle_root=root, **settings)
+
+
+def _bundle_root(given: File | None) -> Path:
+    root = Path(given or Path(__file__).parents[1]).resolve()
+    if not (root / "configs" / "train.json").is_file():
+        raise FileNotFoundError(
+            f"{root} is not the bundle's folder (no configs/train.json in it). An installed wheel holds the package "
+            "only: unpack or clone the bundle and give its folder as bundle_root, or install it with `pip install -e`."
+        )
+    return root
+
+
+def _item(pair: tuple[Image, File]) -> dict[str, Any]:
+    image, label = pair
+    return {"image": _existing(image), "label": _existing(label)}
+
+
+def _existing(file: Image) -> Any:
+    if not isinstance(file, str | Path):
+        return [_existing(channel) for channel in file]
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file} does not exist.")
+    return str(Path(file).resolve())
+
+
+def _as_loaded(array: np.ndarray | Tensor) -> MetaTensor:
+    """Copy of an array as ``LoadImaged`` would have returned it."""
+    if array.ndim not in (3, 4):
+        raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got {list(array.shape)}.")
+    image = MetaTensor(torch.as_tensor(array).to(torch.float32, copy=True))
+    image.meta["original_channel_dim"] = 0 if array.ndim == 4 else "no_channel"
+    return image
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what happened instead of MONAI's general errors around it."""
+    try:
+        yield
+    except Exception as error:
+        cause = without_wrappers(error)
+        if cause is error:
+            raise
+        raise cause from None
