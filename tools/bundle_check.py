@@ -79,7 +79,7 @@ class Check:
 
     def evaluate_from_another_folder(self) -> None:
         """The test cases of the phantoms."""
-        self.run("train.json", "evaluate.json", run_id="evaluating")
+        self.run("train.json", "evaluate.json", "--inference_mode", "fast", run_id="evaluating")
         assert json.loads((self.elsewhere / "evaluate" / "summary.json").read_text())["num_cases"] == 4
 
     def infer_from_another_folder(self) -> None:
