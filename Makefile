@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format benchmark benchmark-gpu
+.PHONY: demo test format bundle-check release benchmark benchmark-gpu
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
@@ -15,6 +15,12 @@ test: $(VENV)/installed  ## all checks: format, lint, types, tests
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bundle-check: $(VENV)/installed  ## the release, checked with MONAI's own tools
+	$(BIN)/python tools/bundle_check.py
+
+release: $(VENV)/installed  ## dist/simcvd_vVERSION.zip; with WEIGHTS_URL=... also the folder for the Model Zoo
+	$(BIN)/python tools/release.py $(if $(WEIGHTS_URL),--weights_url $(WEIGHTS_URL))
 
 LA := --config_file configs/data_la.json --dataset_dir $(DATA)
 WEIGHTS ?= $(wildcard models/model.pt)

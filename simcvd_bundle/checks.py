@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
-    "inference.json": "evaluator",
+    "inference.json": "evaluator", "inference_trt.json": "engine",
 }  # fmt: skip
 """Configs that define ids, and the id that tells that the config is part of the running one."""
 CONTAINERS = ("train", "validate", "validate_teacher")

@@ -10,6 +10,7 @@ from monai.engines import Evaluator, Trainer
 from torch import nn
 
 from simcvd_bundle.processes import from_rank_0
+from simcvd_bundle.tracking import Tracking
 from simcvd_bundle.weights import export_weights
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ def _prepare_folder(folder: Path, resume: bool) -> None:
 
 
 def finish_run(
-    trainer: Trainer, network: nn.Module, evaluators: dict[str, Evaluator], output_dir: str, ckpt_dir: str
-) -> None:
+    trainer: Trainer, network: nn.Module, evaluators: dict[str, Evaluator], output_dir: str, ckpt_dir: str,
+    tracked: Tracking,
+) -> None:  # fmt: skip
     """Write the student's weights and say how it ended.
 
     Args:
@@ -55,21 +57,24 @@ def finish_run(
             over, the others run once more if the last epoch was not validated.
         output_dir: folder of the run.
         ckpt_dir: folder of the bundle's weights.
+        tracked: experiment tracking, which gets the weights and ends.
     """
-    for name, evaluator in evaluators.items():
-        if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
-            continue
-        if evaluator.state.epoch != trainer.state.epoch:
-            evaluator.run(trainer.state.epoch)
-        state: Any = evaluator.state
-        logger.info(
-            "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
-            name,
-            trainer.state.iteration,
-            state.metrics[state.key_metric_name],
-            state.best_metric,
-            state.best_metric_epoch,
-        )
-    weights = from_rank_0(lambda: export_weights(network, output_dir, ckpt_dir))
-    logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
-    logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)
+    with tracked.closed_by_errors():
+        for name, evaluator in evaluators.items():
+            if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
+                continue
+            if evaluator.state.epoch != trainer.state.epoch:
+                evaluator.run(trainer.state.epoch)
+            state: Any = evaluator.state
+            logger.info(
+                "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
+                name,
+                trainer.state.iteration,
+                state.metrics[state.key_metric_name],
+                state.best_metric,
+                state.best_metric_epoch,
+            )
+        weights = from_rank_0(lambda: export_weights(network, output_dir, ckpt_dir))
+        logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
+        logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)
+    tracked.finish(str(Path(output_dir, "model.pt")))

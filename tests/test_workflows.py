@@ -19,6 +19,7 @@ from monai.bundle import ckpt_export, verify_net_in_out
 
 CONFIGS = ROOT / "configs"
 SMALL_NETWORK = {"network_def::base_channels": 2}
+IMPORTS = ["$import monai", "$import sys", "$import torch"]
 
 
 @pytest.fixture
@@ -187,3 +188,53 @@ def test_torchscript_export_gives_the_same_logits(run_bundle: Run, trained: Path
     image = torch.rand(1, 1, 20, 17, 33)
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
+
+
+def test_an_exported_network_runs_by_the_trt_overlay(
+    run_bundle: Run, trained: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    """TorchScript in place of TensorRT, which needs a GPU: all but the import of torch_tensorrt is the same."""
+    ckpt_export(
+        net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(trained),
+        meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"), **SMALL_NETWORK,
+    )  # fmt: skip
+    for name, files, settings in (
+        ("plain", ["inference.json"], {}),
+        (
+            "exported",
+            ["inference.json", "inference_trt.json"],
+            {"engine": str(tmp_path / "model.ts"), "imports": IMPORTS},
+        ),
+    ):
+        workflow = run_bundle(*files, workflow_type="infer", output_dir=str(tmp_path / name), save_probability=True,
+                              dataset_dir=str(dataset_dir / "image_6.nii.gz"), **settings)  # fmt: skip
+    assert isinstance(workflow.parser.get_parsed_content("network"), torch.jit.ScriptModule)
+    plain, exported = (
+        np.asarray(nib.load(tmp_path / name / "image_6_probability.nii.gz").dataobj) for name in ("plain", "exported")
+    )
+    assert plain.std() > 0
+    np.testing.assert_allclose(exported, plain, atol=1e-6)
+
+
+def test_nested_overrides_in_the_form_of_the_zoos_unit_tests(
+    run_bundle: Run, dataset_dir: Path, tmp_path: Path
+) -> None:
+    """Train, evaluate, infer on given data, with ``#`` and positions, as the Model Zoo tests its bundles."""
+    items = [{key: str(dataset_dir / f"{key}_{number}.nii.gz") for key in ("image", "label")} for number in (0, 1, 5)]
+    train = run_bundle("train.json", **{
+        "train#trainer#max_epochs": 1, "train#random_transforms#0#prob": 0.25, "train#dataset#data": items[:2],
+        "validate#dataset#data": items[2:], "network_def#dropout": 0.1,
+    })  # fmt: skip
+    get = train.parser.get_parsed_content
+    assert get("train::random_transforms::0").prob == 0.25
+    assert get("network_def").dropout.p == 0.1
+    assert get("train::trainer").state.iteration == get("train::trainer").state.epoch == 1
+    evaluate = run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), **{
+        "validate#dataset#data": items,
+    })  # fmt: skip
+    infer = run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), **{
+        "dataset#data": [{"image": items[0]["image"]}],
+    })  # fmt: skip
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["num_cases"] == 3
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["image_0_seg.nii.gz"]
+    assert [workflow.check_properties() for workflow in (train, evaluate, infer)] == [[], [], []]
