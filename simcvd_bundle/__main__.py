@@ -7,10 +7,11 @@ import sys
 
 import fire
 
+from simcvd_bundle.own_data import init
 from simcvd_bundle.prepare import Prepare
 from simcvd_bundle.report import report
 
-COMMANDS = {"prepare": Prepare, "report": report}
+COMMANDS = {"init": init, "prepare": Prepare, "report": report}
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from monai.transforms import MapLabelValue, MapTransform, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-
 TOLERANCE = 1e-3
 """Distance from an integer up to which a label's value counts as that integer: scaled files round."""
 
@@ -113,7 +112,7 @@ class FileValuesd(MapTransform):
 
     def __init__(self, keys: KeysCollection, values: Mapping[str, int]) -> None:
         super().__init__(keys)
-        first = {index: int(value) for value, index in reversed(values.items()) if index != 0}
+        first = {index: int(value) for value, index in reversed(list(values.items())) if index != 0}
         self.map = MapLabelValue(list(first), list(first.values()), dtype=np.int32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
