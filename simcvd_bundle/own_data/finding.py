@@ -16,8 +16,8 @@ LABEL_FOLDERS = (
     "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segs", "segmentation", "segmentations",
     "annotation", "annotations", "gt", "ground_truth", "groundtruth", "truth",
 )  # fmt: skip
-IMAGE_ENDING = re.compile(r"[_.-](image|img|scan)$", re.IGNORECASE)
-LABEL_ENDING = re.compile(r"[_.-](labels?|masks?|seg|segmentation|annotation|gt|truth)$", re.IGNORECASE)
+IMAGE_ENDING = re.compile(r"(?:^|[_.-])(image|img|scan)$", re.IGNORECASE)
+LABEL_ENDING = re.compile(r"(?:^|[_.-])(labels?|masks?|seg|segmentation|annotation|gt|truth)$", re.IGNORECASE)
 CHANNEL_ENDING = re.compile(r"_\d{4}$")
 """nnU-Net's channel number."""
 
@@ -110,8 +110,7 @@ def _key(path: Path, root: Path) -> str:
     """What image and label have in common: sub-folders and name without the words that tell one from the other."""
     words = IMAGE_FOLDERS + LABEL_FOLDERS
     folders = [part for part in path.relative_to(root).parts[:-1] if part.lower() not in words]
-    name = stem(path)
-    return "/".join([*folders, LABEL_ENDING.sub("", IMAGE_ENDING.sub("", name)) or name])
+    return "/".join([*folders, LABEL_ENDING.sub("", IMAGE_ENDING.sub("", stem(path)))])
 
 
 def _channels_of_nnunet(images: Sequence[Path], label_keys: set[str], root: Path) -> int:
