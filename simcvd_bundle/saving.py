@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from monai.config import KeysCollection
 from monai.data import NibabelWriter
 from monai.transforms import SaveImaged
 
@@ -54,12 +55,12 @@ class SaveInBackgroundd(SaveImaged):
 
     Args:
         writer: the writer.
-        *args: as for ``SaveImaged``.
+        keys: as for ``SaveImaged``.
         **kwargs: as for ``SaveImaged``.
     """
 
-    def __init__(self, writer: BackgroundWriter, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, writer=OwnGridWriter, **kwargs)
+    def __init__(self, writer: BackgroundWriter, keys: KeysCollection, **kwargs: Any) -> None:
+        super().__init__(keys, writer=OwnGridWriter, **kwargs)
         self.writer = writer
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
