@@ -8,10 +8,11 @@ import sys
 import fire
 
 from simcvd_bundle.experiments import experiment
+from simcvd_bundle.own_data import init
 from simcvd_bundle.prepare import Prepare
 from simcvd_bundle.report import report
 
-COMMANDS = {"prepare": Prepare, "experiment": experiment, "report": report}
+COMMANDS = {"init": init, "prepare": Prepare, "experiment": experiment, "report": report}
 
 
 def main() -> None:

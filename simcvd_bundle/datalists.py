@@ -1,8 +1,9 @@
-"""Datalists: which images there are and which of them count as labelled."""
+"""Datalists: which images there are, which files make a scan, and which scans count as labelled."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,13 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
     return [item if id(item) in kept_ids else {k: v for k, v in item.items() if k != "label"} for item in items]
 
 
-def find_images(folder: str) -> list[Item]:
+def find_images(folder: str, in_channels: int = 1) -> list[Item]:
     """Scans to segment: image files of ``folder`` and its sub-folders of DICOM files, one series each.
 
     Args:
         folder: a folder, or a single image file.
+        in_channels: channels of the network; with several, files that differ in their last part only are the channels
+            of one scan, see `group_channels`.
 
     Returns:
         Items with ``image``, sorted by path.
@@ -110,17 +113,53 @@ def find_images(folder: str) -> list[Item]:
         return [{"image": str(root)}]
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
-    files = [p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES) and p.name[0] != "."]
+    files = [p for p in root.iterdir() if is_image_file(p)]
     folders = [p for p in root.iterdir() if p.is_dir()] + ([] if files else [root])
-    series = [folder for folder in folders if _is_series(folder)]
+    series = [folder for folder in folders if is_series(folder)]
     if not files and not series:
         raise FileNotFoundError(
             f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
         )
-    return [{"image": str(p)} for p in sorted(files + series)]
+    scans = group_channels(files, in_channels) + [[p] for p in series]
+    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in sorted(scans)]
 
 
-def _is_series(folder: Path) -> bool:
+def is_image_file(path: Path) -> bool:
+    """Whether a path is an image file by its name; hidden ones, such as the ``._NAME`` that macOS leaves, are not."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES) and path.name[0] != "." and path.is_file()
+
+
+def stem(path: Path) -> str:
+    """Name of an image without the suffix of its format."""
+    suffix = next((s for s in (".nii.gz", *IMAGE_SUFFIXES) if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def group_channels(paths: Sequence[Path], in_channels: int) -> list[list[Path]]:
+    """Put the files that are channels of one scan together: same folder and name but for the part after the last ``_``.
+
+    ``case_0000.nii.gz`` and ``case_0001.nii.gz`` are nnU-Net's two channels, ``case_flair`` and ``case_t1`` would be
+    BraTS's. The channels are in alphabetical order of that part, in training and inference alike.
+
+    Args:
+        paths: image files.
+        in_channels: channels of a scan.
+
+    Returns:
+        The files of each scan; a file without ``in_channels - 1`` partners stays alone (it may hold all channels).
+    """
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(paths):
+        groups.setdefault((path.parent, stem(path).rpartition("_")[0]), []).append(path)
+    scans = []
+    for (_, name), group in groups.items():
+        together = in_channels > 1 and name != "" and len(group) == in_channels
+        scans += [group] if together else [[path] for path in group]
+    return scans
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds the files of one DICOM series; several are an error."""
     names = itk.GDCMSeriesFileNames.New()
     names.SetDirectory(str(folder))
     uids = names.GetSeriesUIDs()

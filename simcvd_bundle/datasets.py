@@ -13,6 +13,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import monai
+import numpy as np
 import torch
 from monai.data import Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
@@ -49,15 +50,19 @@ class DiskCacheDataset(Dataset):
         cache_dir: folder of the cached cases.
         num_workers: threads that prepare cases.
         progress: show a progress bar while cases are prepared.
+        region: voxels by axis; of a larger case only a random box of this size is read for a sample, so that the memory
+            of a sample is bounded whatever the size of the scan. ``None`` reads all.
 
     Raises:
         ValueError: when a case cannot be read or transformed.
     """
 
     def __init__(
-        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True
-    ) -> None:
+        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True,
+        region: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(data, transform)
+        self.region = region
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
         )
@@ -103,12 +108,23 @@ class DiskCacheDataset(Dataset):
         """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
         if isinstance(index, SampleIndex):
             self.transform.set_random_state(seed=index.seed)
-            return self._transform(index.case)
+            return self._transform(index.case, index.seed)
         return super().__getitem__(index)
 
-    def _transform(self, index: int) -> Any:
+    def _transform(self, index: int, seed: int | None = None) -> Any:
         item = torch.load(self.files[index], mmap=True, weights_only=True)
+        if self.region is not None:
+            item = self._box(item, self.region, seed)
         return self.transform(item, start=self.first_random) if self.first_random is not None else item
+
+    @staticmethod
+    def _box(item: Mapping[str, Any], region: Sequence[int], seed: int | None) -> dict[str, Any]:
+        """The same random box of all volumes ``(channels, H, W, D)`` of an item, still memory-mapped."""
+        random = np.random.default_rng(seed)
+        shape = item["image"].shape[1:]
+        firsts = [int(random.integers(max(size - most, 0) + 1)) for size, most in zip(shape, region, strict=True)]
+        box = (slice(None), *(slice(first, first + most) for first, most in zip(firsts, region, strict=True)))
+        return {key: value[box] if isinstance(value, Tensor) else value for key, value in item.items()}
 
 
 def _digest(item: Any, key: Any) -> str:

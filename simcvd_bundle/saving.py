@@ -7,6 +7,8 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from monai.config import KeysCollection
+from monai.data import NibabelWriter
 from monai.transforms import SaveImaged
 
 
@@ -35,17 +37,30 @@ class BackgroundWriter:
             self.pending.popleft().result()
 
 
+class OwnGridWriter(NibabelWriter):
+    """MONAI's NIfTI writer without its resampling, which we never ask for.
+
+    Even then MONAI 1.6 inverts the affine's upper 2 x 2 part (it counts the axes of an array without channels as one
+    less), so that it cannot write a sagittal scan, where that part is singular.
+    """
+
+    @classmethod
+    def resample_if_needed(cls, data_array: Any, affine: Any = None, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Give array and affine back."""
+        return data_array, affine
+
+
 class SaveInBackgroundd(SaveImaged):
     """MONAI's ``SaveImaged`` in the threads of a writer, whose ``finish`` belongs at the end of the run.
 
     Args:
         writer: the writer.
-        *args: as for ``SaveImaged``.
+        keys: as for ``SaveImaged``.
         **kwargs: as for ``SaveImaged``.
     """
 
-    def __init__(self, writer: BackgroundWriter, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, writer: BackgroundWriter, keys: KeysCollection, **kwargs: Any) -> None:
+        super().__init__(keys, writer=OwnGridWriter, **kwargs)
         self.writer = writer
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,4 +1,4 @@
-"""Labels: class indices, and the signed distance map (SDM) of each class."""
+"""Labels: class indices of file values and back, and the signed distance map (SDM) of each class."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapLabelValue, MapTransform, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
+
+TOLERANCE = 1e-3
+"""Distance from an integer up to which a label's value counts as that integer: scaled files round."""
 
 
 class ClassIndices(Transform):
@@ -20,18 +23,26 @@ class ClassIndices(Transform):
 
     Args:
         num_classes: number of foreground classes ``C``, at most 255.
+        values: class of each value that labels hold, 0 for background, such as ``{"500": 1, "600": 2}`` (JSON knows
+            only texts as keys); empty when the values are the classes. 0 is background unless it is given.
+
+    Raises:
+        ValueError: when ``num_classes`` or a class of ``values`` is out of its range.
     """
 
-    def __init__(self, num_classes: int = 1) -> None:
+    def __init__(self, num_classes: int = 1, values: Mapping[str, int] | None = None) -> None:
         if not 1 <= num_classes <= 255:
             raise ValueError(f"num_classes must lie in 1 .. 255, got {num_classes}.")
         self.num_classes = num_classes
+        self.values = {0: 0} | {int(value): index for value, index in values.items()} if values else {}
+        if not set(self.values.values()) <= set(range(num_classes + 1)):
+            raise ValueError(f"label_values must map to classes 0 to {num_classes} of class_names, got {values}.")
 
     def __call__(self, label: NdarrayOrTensor) -> Tensor:
         """Convert a label.
 
         Args:
-            label: values 0 to ``C``, any shape and dtype.
+            label: values 0 to ``C`` or those of ``values``, any shape and dtype; floats within 0.001 of an integer.
 
         Returns:
             The same as uint8; a ``MetaTensor`` if the label is one.
@@ -40,15 +51,29 @@ class ClassIndices(Transform):
             ValueError: when the label holds another value.
         """
         tensor = convert_to_tensor(label, track_meta=isinstance(label, MetaTensor))
-        indices: Tensor = tensor.to(torch.uint8)
-        if indices.max() > self.num_classes or not torch.equal(indices.to(tensor.dtype), tensor):
-            values = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
-            shown = ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if len(values) > 10 else "")
+        rounded = tensor.round() if tensor.is_floating_point() else tensor
+        integers = rounded is tensor or bool(((tensor - rounded).abs() <= TOLERANCE).all())
+        if self.values:
+            indices: Tensor = torch.zeros_like(rounded, dtype=torch.uint8)
+            known = torch.zeros_like(rounded, dtype=torch.bool)
+            for value, index in self.values.items():
+                here = rounded == value
+                indices[here] = index
+                known |= here
+            allowed = bool(known.all())
+        else:
+            indices = rounded.to(torch.uint8)
+            allowed = bool(indices.max() <= self.num_classes) and torch.equal(indices.to(rounded.dtype), rounded)
+        if not integers or not allowed:
+            found = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
+            shown = ", ".join(f"{value:g}" for value in found[:10]) + (", ..." if len(found) > 10 else "")
             raise ValueError(
-                f"The label holds the values {shown}, but class_names names {self.num_classes} classes: "
-                f"expected 0 (background) to {self.num_classes}. Name all classes, or map the values by MONAI's "
-                "MapLabelValued in train::deterministic_transforms."
-            )
+                f"The label holds the values {shown}, but "
+                + (f"label_values names {sorted(self.values)} only. " if self.values else
+                   f"class_names names {self.num_classes} classes: expected 0 (background) to {self.num_classes}. ")
+                + 'Name all classes, or map the values to classes with label_values, such as {"4": 1}; a mask has '
+                "integers only, so threshold probabilities first."
+            )  # fmt: skip
         return indices
 
 
@@ -58,16 +83,41 @@ class ClassIndicesd(MapTransform):
     Args:
         keys: keys of labels.
         num_classes: number of foreground classes.
+        values: class of each value, see ``ClassIndices``.
         allow_missing_keys: leave an item without label as it is.
     """
 
-    def __init__(self, keys: KeysCollection = "label", num_classes: int = 1, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        num_classes: int = 1,
+        values: Mapping[str, int] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.indices = ClassIndices(num_classes)
+        self.indices = ClassIndices(num_classes, values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with the labels converted."""
         return {**data, **{key: self.indices(data[key]) for key in self.key_iterator(dict(data))}}
+
+
+class FileValuesd(MapTransform):
+    """The reverse of ``ClassIndicesd``: class indices as the values of the label files.
+
+    Args:
+        keys: keys of masks of class indices.
+        values: class of each value, see ``ClassIndices``; a class of several values is written as the first of them.
+    """
+
+    def __init__(self, keys: KeysCollection, values: Mapping[str, int]) -> None:
+        super().__init__(keys)
+        first = {index: int(value) for value, index in reversed(list(values.items())) if index != 0}
+        self.map = MapLabelValue(list(first), list(first.values()), dtype=np.int32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the masks converted to int32."""
+        return {**data, **{key: self.map(data[key]) for key in self.key_iterator(dict(data))}}
 
 
 class SignedDistanceMap(Transform):

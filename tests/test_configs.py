@@ -76,13 +76,25 @@ def test_what_training_and_inference_share_is_the_same() -> None:
         "normalize",
         "class_names",
         "num_classes",
+        "label_values",
         "in_channels",
+        "orientation",
+        "spacing",
+        "strides",
+        "kernel_sizes",
         "patch_size",
         "window_stride",
     ):
         assert train[name] == inference[name], name
     keys_dropped = json.loads(json.dumps(train["validate"]["preprocessing"]).replace('["image", "label"]', '"image"'))
+    of_labels = [t for t in keys_dropped["transforms"] if isinstance(t, dict) and t["keys"] == "label"]
+    assert [t["_target_"] for t in of_labels] == ["simcvd_bundle.transforms.ClassIndicesd"]
+    keys_dropped["transforms"] = [t for t in keys_dropped["transforms"] if t not in of_labels]
     assert keys_dropped == inference["preprocessing"]
+    inverses = [p["postprocessing"]["transforms"] for p in (train["validate"], inference)]
+    first = [{**t[0], "transform": t[0]["transform"].replace("validate::", "")} for t in inverses]
+    assert first[0] == first[1]
+    assert first[0]["_target_"] == "Invertd"
 
 
 @pytest.mark.parametrize(

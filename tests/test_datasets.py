@@ -14,6 +14,7 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import (
     Compose,
+    EnsureChannelFirstd,
     LoadImaged,
     NormalizeIntensityd,
     RandFlipd,
@@ -228,3 +229,20 @@ class ScaledBy(ToTensord):
     def __init__(self, factor: Any) -> None:
         super().__init__("image")
         self.factor = factor
+
+
+def test_of_a_large_case_a_random_box_is_read(tmp_path: Path) -> None:
+    image = np.arange(12 * 6 * 9, dtype=np.float32).reshape(12, 6, 9)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "a.nii")
+    load = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
+    item = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a.nii")}
+    dataset = DiskCacheDataset([item], load, str(tmp_path / "cache"), progress=False, region=[4, 8, 5])
+    boxes = [dataset[SampleIndex(0, seed)] for seed in range(20)]
+    for box in boxes:
+        assert box["image"].shape == (1, 4, 6, 5)
+        assert torch.equal(box["image"], box["label"])
+        first = int(box["image"].min())
+        corner = np.array(np.unravel_index(first, image.shape))
+        assert box["image"][0].tolist() == image[corner[0] : corner[0] + 4, :, corner[2] : corner[2] + 5].tolist()
+    assert len({int(box["image"].min()) for box in boxes}) > 10
+    assert torch.equal(dataset[SampleIndex(0, 3)]["image"], boxes[3]["image"])

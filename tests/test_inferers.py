@@ -428,3 +428,20 @@ def test_too_large_a_volume_is_cut_into_windows_and_the_log_says_so(caplog: pyte
 def test_unknown_mode_raises() -> None:
     with pytest.raises(ValueError, match="inference_mode must be 'window' or 'fast', got 'slow'"):
         make_inferer("slow", (4, 4, 4), (2, 2, 2))
+
+
+@pytest.mark.parametrize("depth", [3, 5, 8])
+def test_thick_slices_in_both_modes(depth: int) -> None:
+    """Shorter than the patch, as deep, deeper; what is one window is the network's own answer."""
+    torch.manual_seed(0)
+    network = VNet(
+        base_channels=2, strides=[[2, 2, 1]] * 4, kernel_sizes=[[3, 3, 1]] * 2 + [[3, 3, 3]] * 3
+    ).eval()  # fmt: skip
+    image = torch.randn(1, 1, 32, 32, depth)
+    with torch.no_grad():
+        results = [make_inferer(mode, [32, 32, 5], [16, 16, 2])(image, network) for mode in ("window", "fast")]
+        for result in results:
+            assert result.shape == (1, 2, 32, 32, depth)
+            torch.testing.assert_close(result.sum(1), torch.ones(1, 32, 32, depth))
+            if depth == 5:
+                torch.testing.assert_close(result, network(image).softmax(1), atol=1e-5, rtol=1e-4)

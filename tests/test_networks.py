@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simcvd_bundle.networks import ProjectionHead, VNet
+from simcvd_bundle.networks import ProjectionHead, VNet, fold_batch_norm
+
+PUBLISHED = "700a353cfb26eb47dde5cb94d6aae175e2aa3ee18e68c84b9d3f50744186c01e"
+"""SHA-256 of the names and shapes of the tensors of the network as first published here."""
 
 
 def small(in_channels: int = 1, num_classes: int = 1, dropout: float = 0.5, seed: int = 0) -> VNet:
@@ -240,3 +244,73 @@ def test_head_drops_pixels_before_the_pooling_as_alpha_dropout_does() -> None:
 def test_unknown_pooling_raises() -> None:
     with pytest.raises(ValueError, match=re.escape("pooling must be one of ['average', 'max'], got 'median'.")):
         ProjectionHead(pooling="median")
+
+
+# strides and kernels by axis
+
+THICK = {
+    "strides": [[2, 2, 1], [2, 2, 1], [2, 2, 2], [2, 2, 1]],
+    "kernel_sizes": [[3, 3, 1], [3, 3, 1], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+}
+
+
+def thick(seed: int = 0) -> VNet:
+    torch.manual_seed(seed)
+    return VNet(2, 3, base_channels=2, **THICK)
+
+
+def test_defaults_are_the_published_network_name_by_name() -> None:
+    """Weights of earlier versions fit: names and shapes are those of the network without these arguments."""
+    tensors = "".join(f"{name} {tuple(tensor.shape)}\n" for name, tensor in VNet().state_dict().items())
+    assert hashlib.sha256(tensors.encode()).hexdigest() == PUBLISHED
+    explicit = VNet(strides=[[2, 2, 2]] * 4, kernel_sizes=[[3, 3, 3]] * 5).state_dict()
+    assert {name: t.shape for name, t in explicit.items()} == {n: t.shape for n, t in VNet().state_dict().items()}
+
+
+def test_thick_slices_are_padded_by_axis() -> None:
+    """33 -> 48 along the halved axes, 5 -> 6 along the slices, which are halved once."""
+    network, image = thick().eval(), random(1, 2, 33, 20, 5)
+    padded = torch.zeros(1, 2, 48, 32, 6)
+    padded[..., 7:40, 6:26, 0:5] = image
+    with torch.no_grad():
+        result, expected = network(image, return_all=True), network(padded, return_all=True)
+    assert result.logits.shape == (1, 4, 33, 20, 5)
+    assert result.sdm.shape == (1, 3, 33, 20, 5)
+    assert result.features.shape == (1, 32, 3, 2, 3)
+    torch.testing.assert_close(result.logits, expected.logits[..., 7:40, 6:26, 0:5])
+
+
+def test_first_levels_do_not_mix_thick_slices() -> None:
+    network = thick().eval()
+    image = random(1, 2, 16, 16, 6)
+    changed = image.clone()
+    changed[..., 3] += 1
+    with torch.no_grad():
+        first, second = (network.encoder[1](network.downs[0](network.encoder[0](x))) for x in (image, changed))
+    differs = (first != second).flatten(0, 3).any(0)
+    assert differs.tolist() == [False, False, False, True, False, False]
+
+
+def test_thick_network_trains_scripts_and_folds() -> None:
+    network, image = thick().train(), random(2, 2, 32, 16, 5)
+    output = network(image, return_all=True)
+    (output.logits[:, 1].mean() + output.sdm.mean()).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    network.eval()
+    with torch.no_grad():
+        expected = network(image)
+        torch.testing.assert_close(torch.jit.script(network)(image), expected)
+        torch.testing.assert_close(fold_batch_norm(network)(image), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strides": [[2, 2, 2]] * 3}, "strides must be 4 lists of 3 numbers, each 1 or 2, got [[2, 2, 2], [2, 2, 2]"),
+        ({"strides": [[2, 2, 3]] * 4}, "strides must be 4 lists of 3 numbers, each 1 or 2"),
+        ({"kernel_sizes": [[3, 3]] * 5}, "kernel_sizes must be 5 lists of 3 numbers, each 1 or 3, got [[3, 3]"),
+    ],
+)
+def test_strides_and_kernels_out_of_range_raise(arguments: dict[str, list[list[int]]], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        VNet(base_channels=2, **arguments)

@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from simcvd_bundle.transforms import ClassIndices, ClassIndicesd, SignedDistanceMap, SignedDistanceMapd
+from simcvd_bundle.transforms import ClassIndices, ClassIndicesd, FileValuesd, SignedDistanceMap, SignedDistanceMapd
 
 FAR = math.sqrt(12)  # of the corner (0, 0, 0) from the cube's corner (2, 2, 2)
 
@@ -173,3 +173,29 @@ def test_item_without_label() -> None:
     assert SignedDistanceMapd(allow_missing_keys=True)(item) == item
     with pytest.raises(KeyError, match="label"):
         SignedDistanceMapd()(item)
+
+
+VALUES = {"500": 1, "205": 2, "600": 1, "9": 0}
+
+
+def test_values_of_files_become_classes_and_return() -> None:
+    label = torch.tensor([[0.0, 500.0, 205.0, 600.0, 9.0]])
+    indices = ClassIndices(2, VALUES)(label)
+    assert indices.dtype == torch.uint8
+    assert indices.tolist() == [[0, 1, 2, 1, 0]]
+    back = FileValuesd("pred", VALUES)({"pred": indices})["pred"]
+    assert back.tolist() == [[0, 500, 205, 500, 0]]  # a merged class takes the first of its values
+    assert back.dtype == torch.int32
+
+
+def test_unknown_value_and_class_are_named() -> None:
+    with pytest.raises(ValueError, match=re.escape("the values 0, 7, but label_values names [0, 9, 205, 500, 600]")):
+        ClassIndices(2, VALUES)(torch.tensor([[0, 7]]))
+    with pytest.raises(ValueError, match="must map to classes 0 to 1"):
+        ClassIndices(1, VALUES)
+
+
+def test_floats_near_integers_count_as_such_and_probabilities_do_not() -> None:
+    assert ClassIndices(2)(torch.tensor([[0.0, 0.9999, 2.0001]])).tolist() == [[0, 1, 2]]
+    with pytest.raises(ValueError, match="threshold probabilities first"):
+        ClassIndices(2)(torch.tensor([[0.0, 0.7]]))

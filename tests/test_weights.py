@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simcvd_bundle.weights import export_weights, load_weights
+from simcvd_bundle.networks import VNet
+from simcvd_bundle.weights import export_weights, load_pretrained, load_weights
 
 
 def network(seed: int = 0, width: int = 3) -> nn.Module:
@@ -143,3 +144,34 @@ def test_repeated_export_adds_no_second_copy(tmp_path: Path) -> None:
     assert len(kept) == 3
     assert all(sum(same(network(seed), read(file)) for file in kept) == 1 for seed in (0, 1, 2))
     assert len(files(tmp_path)) == 2 + 3
+
+
+# pretrained
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["model.pt", "checkpoint"])
+def test_pretrained_loads_what_fits_and_names_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wrapped: bool
+) -> None:
+    source, target, head, other_head = VNet(1, 1, 2), VNet(1, 3, 2), network(0), network(1)
+    before = target.segmentation.weight.clone()
+    state = source.state_dict()
+    torch.save({"model": state, "projection_head": head.state_dict()} if wrapped else state, tmp_path / "a.pt")
+    with caplog.at_level(logging.INFO, logger="simcvd_bundle.weights"):
+        load_pretrained({"model": target, "projection_head": other_head}, str(tmp_path / "a.pt"))
+    own = target.state_dict()
+    branches = {"segmentation.weight", "segmentation.bias", "sdm.weight", "sdm.bias"}
+    assert {
+        name for name in own if not (own[name].shape == state[name].shape and own[name].equal(state[name]))
+    } == branches
+    assert torch.equal(target.segmentation.weight, before)
+    assert caplog.messages[0].endswith("left out: sdm.bias, sdm.weight, segmentation.bias, segmentation.weight")
+    assert same(other_head, head.state_dict()) == wrapped
+
+
+def test_pretrained_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"Nothing in .*a.pt fits the network"):
+        load_pretrained({"model": VNet(1, 1, 2)}, str(tmp_path / "a.pt"))
+    with pytest.raises(FileNotFoundError, match=r"No weights .*b.pt"):
+        load_pretrained({"model": VNet(1, 1, 2)}, str(tmp_path / "b.pt"))
