@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import itk
 from monai.data import load_decathlon_datalist
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+LABEL_DATASTORE = "datastore_v2.json"
+"""File by which a folder is known to be a local datastore of MONAI Label."""
 
 Item = dict[str, Any]
 
@@ -110,7 +116,7 @@ def find_images(folder: str) -> list[Item]:
         return [{"image": str(root)}]
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
-    files = [p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES) and p.name[0] != "."]
+    files = _image_files(root)
     folders = [p for p in root.iterdir() if p.is_dir()] + ([] if files else [root])
     series = [folder for folder in folders if _is_series(folder)]
     if not files and not series:
@@ -118,6 +124,36 @@ def find_images(folder: str) -> list[Item]:
             f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
         )
     return [{"image": str(p)} for p in sorted(files + series)]
+
+
+def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = None) -> list[Item]:
+    """Images without label that lie beside labelled ones in a local datastore of MONAI Label.
+
+    MONAI Label's own app hands over the labelled cases alone, as a plain list. Only a folder that holds the datastore's
+    ``datastore_v2.json`` is searched, so nobody else's training takes up images that nobody named. Files only: beside
+    the volume that it converts from DICOM, Label keeps the folder of the series.
+
+    Args:
+        labeled: items of the training.
+        held_out: items of the validation, whose images must not be trained on.
+
+    Returns:
+        Items with ``image``, sorted by path; none without such a datastore.
+    """
+    images = {
+        Path(item["image"]).resolve()
+        for item in (*labeled, *(held_out or ()))
+        if isinstance(item.get("image"), str | Path)
+    }
+    folders = {image.parent for image in images if (image.parent / LABEL_DATASTORE).is_file()}
+    found = sorted(file for folder in folders for file in _image_files(folder) if file.resolve() not in images)
+    if found:
+        logger.info("Found %d images without label in %s", len(found), ", ".join(map(str, sorted(folders))))
+    return [{"image": str(file)} for file in found]
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(IMAGE_SUFFIXES) and p.name[0] != "."]
 
 
 def _is_series(folder: Path) -> bool:

@@ -45,14 +45,17 @@ class DiskCacheDataset(Dataset):
         cache_dir: folder of the cached cases.
         num_workers: threads that prepare cases.
         progress: show a progress bar while cases are prepared.
+        unlabeled_data: items whose images follow those of ``data``; a label of theirs is not used.
 
     Raises:
         ValueError: when a case cannot be read or transformed.
     """
 
     def __init__(
-        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True
-    ) -> None:
+        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True,
+        unlabeled_data: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
+        data = [*data, *({"image": item["image"]} for item in unlabeled_data)]
         super().__init__(data, transform)
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)

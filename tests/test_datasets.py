@@ -228,3 +228,11 @@ class ScaledBy(ToTensord):
     def __init__(self, factor: Any) -> None:
         super().__init__("image")
         self.factor = factor
+
+
+def test_unlabeled_data_follow_without_their_labels(scan: Path) -> None:
+    item = {"image": str(scan), "label": "labelled"}
+    transform = Compose([LoadImaged("image")])
+    dataset = DiskCacheDataset([item], transform, str(scan.parent / "c"), progress=False, unlabeled_data=[item, item])
+    assert ["label" in dataset[index] for index in range(len(dataset))] == [True, False, False]
+    assert torch.equal(dataset[0]["image"], dataset[2]["image"])
