@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,13 @@ from simcvd_bundle.disagreement import mask_disagreement
 from simcvd_bundle.weights import load_weights
 
 CONFIGS = common.ROOT / "configs"
-SHAPE = (40, 40, 32)
+SHAPE = (36, 36, 24)
 ROUNDS = (2, 4, 8)
 DARK = 0.25  # fraction of cases
-NETWORK = {"patch_size": [32, 32, 32], "network_def::base_channels": 4}
-SETTINGS = {**NETWORK, "head_pool_size": 32, "num_workers": 0, "validate::dataset::data": [], "unlabeled_data": []}
+NETWORK = {"patch_size": [32, 32, 16], "network_def::base_channels": 4, "network_def::dropout": 0.2}
+SETTINGS = {
+    **NETWORK, "head_pool_size": 32, "learning_rate": 0.05, "num_workers": 0, "validate::dataset::data": [],
+}  # fmt: skip
 ARMS = {"no pool, random": (False, False), "pool, random": (True, False), "pool, disagreement": (True, True)}
 """Name of a comparison: whether it has the pool, and whether disagreement chooses the next cases."""
 
@@ -51,8 +54,8 @@ def phantom(random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         inside: np.ndarray = ((turned / axes) ** 2).sum(-1) < 1
         return inside
 
-    label = ellipsoid(random.uniform(5, 9, 3), margin=10)
-    shapes = [label, *(ellipsoid(axes, margin=4) for axes in ([2, 2, 12], [2, 2, 12], [3, 3, 3], [3, 3, 3]))]
+    label = ellipsoid(random.uniform(5, 8, 3), margin=9)
+    shapes = [label, *(ellipsoid(axes, margin=4) for axes in ([2, 2, 10], [2, 2, 10], [3, 3, 3], [3, 3, 3]))]
     brightness = random.uniform(0.7, 1.3) * (-1 if random.rand() < DARK else 1)
     texture = gaussian_filter(random.randn(*SHAPE), 3)
     image = brightness * np.any(shapes, 0) + 0.4 * texture / texture.std() + 0.35 * random.randn(*SHAPE)
@@ -123,7 +126,13 @@ def rounds(folder: Path, pool: list[Item], test: list[Item], arm: str, iteration
             }
             order[former:] = sorted(rest, key=disagreement.__getitem__, reverse=True)
         labeled, unlabeled = [pool[case] for case in order[:number]], [pool[case] for case in order[number:]]
-        train(folder, labeled, unlabeled if with_pool else [], iterations, seed)
+        first = folder.parent / f"first_round_{'with' if with_pool else 'without'}_pool"
+        if not former and first.is_dir():
+            shutil.copytree(first, folder)
+        else:
+            train(folder, labeled, unlabeled if with_pool else [], iterations, seed)
+        if not former and not first.is_dir():
+            shutil.copytree(folder, first)
         preds = predict(folder, test)
         scores.append(float(np.mean([dice(p, item["label"]) for p, item in zip(preds, test, strict=True)])))
     return scores
@@ -134,9 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of phantoms, first cases and training")
-    parser.add_argument("--iterations", type=int, default=100, help="of each round")
+    parser.add_argument("--iterations", type=int, default=40, help="of each round")
     parser.add_argument("--pool", type=int, default=24, help="cases that can be labelled")
-    parser.add_argument("--test", type=int, default=16, help="cases that are scored")
+    parser.add_argument("--test", type=int, default=12, help="cases that are scored")
     args = parser.parse_args()
     figures: dict[str, Any] = {arm: [] for arm in ARMS}
     for seed in args.seeds:
@@ -148,7 +157,7 @@ def main() -> None:
             )
             for arm in ARMS:
                 figures[arm].append(rounds(Path(scratch, arm), pool, test, arm, args.iterations, seed))
-                print(f"seed {seed}, {arm}: {figures[arm][-1]}", flush=True)
+                print(f"\nseed {seed}, {arm}: {np.round(figures[arm][-1], 3)}", flush=True)
     rows = {
         arm: "   ".join(f"{number}: {mean:.3f}" for number, mean in zip(ROUNDS, np.mean(values, 0), strict=True))
         for arm, values in figures.items()
