@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import itk
 from monai.data import load_decathlon_datalist
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+LABEL_DATASTORE = "datastore_v2.json"
+"""File by which a folder is known to be a local datastore of MONAI Label."""
 
 Item = dict[str, Any]
 
@@ -122,6 +127,37 @@ def find_images(folder: str, in_channels: int = 1) -> list[Item]:
         )
     scans = group_channels(files, in_channels) + [[p] for p in series]
     return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in sorted(scans)]
+
+
+def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = None) -> list[Item]:
+    """Images without label that lie beside labelled ones in a local datastore of MONAI Label.
+
+    MONAI Label's own app hands over the labelled cases alone, as a plain list. Only a folder that holds the datastore's
+    ``datastore_v2.json`` is searched, so nobody else's training takes up images that nobody named. Files only: beside
+    the volume that it converts from DICOM, Label keeps the folder of the series.
+
+    Args:
+        labeled: items of the training.
+        held_out: items of the validation, whose images must not be trained on.
+
+    Returns:
+        Items with ``image``, sorted by path; none without such a datastore.
+    """
+    images = {
+        Path(item["image"]).resolve()
+        for item in (*labeled, *(held_out or ()))
+        if isinstance(item.get("image"), str | Path)
+    }
+    folders = {image.parent for image in images if (image.parent / LABEL_DATASTORE).is_file()}
+    found = sorted(
+        file
+        for folder in folders
+        for file in (p for p in folder.iterdir() if is_image_file(p))
+        if file.resolve() not in images
+    )
+    if found:
+        logger.info("Found %d images without label in %s", len(found), ", ".join(map(str, sorted(folders))))
+    return [{"image": str(file)} for file in found]
 
 
 def is_image_file(path: Path) -> bool:

@@ -52,6 +52,7 @@ class DiskCacheDataset(Dataset):
         progress: show a progress bar while cases are prepared.
         region: voxels by axis; of a larger case only a random box of this size is read for a sample, so that the memory
             of a sample is bounded whatever the size of the scan. ``None`` reads all.
+        unlabeled_data: items whose images follow those of ``data``; a label of theirs is not used.
 
     Raises:
         ValueError: when a case cannot be read or transformed.
@@ -59,8 +60,9 @@ class DiskCacheDataset(Dataset):
 
     def __init__(
         self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True,
-        region: Sequence[int] | None = None,
+        region: Sequence[int] | None = None, unlabeled_data: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
+        data = [*data, *({"image": item["image"]} for item in unlabeled_data)]
         super().__init__(data, transform)
         self.region = region
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]

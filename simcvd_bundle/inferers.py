@@ -220,7 +220,7 @@ class WholeSliceInferer(Inferer):
         self.precision = known_precision(precision)
         stride = [max(1, 3 * size // 4) for size in window]
         self.windows = WindowInferer(window, stride, with_sdm=with_sdm, precision=precision)
-        self.folded: tuple[Any, nn.Module] | None = None
+        self.folded: tuple[nn.Module, Any, nn.Module] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """As ``WindowInferer``."""
@@ -258,9 +258,10 @@ class WholeSliceInferer(Inferer):
         tensors = (*network.parameters(), *network.buffers())
         modes = [module.training for module in network.modules()]  # dropout may be on in an evaluated network
         state = [*((tensor.data_ptr(), tensor._version) for tensor in tensors), *modes]
-        if self.folded is None or self.folded[0] != state:
-            self.folded = state, fold_batch_norm(network)
-        return self.folded[1]
+        # the network itself is kept too: freed, its addresses could become another network's (a server's next weights)
+        if self.folded is None or self.folded[0] is not network or self.folded[1] != state:
+            self.folded = network, state, fold_batch_norm(network)
+        return self.folded[2]
 
 
 def make_inferer(

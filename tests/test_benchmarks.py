@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, Run
 
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
     """Figures of a benchmark that is run from another folder."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--precision", "float32", "--json", "figures.json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--json", "figures.json"]
     subprocess.run([*command, *arguments], cwd=tmp_path, check=True, capture_output=True)
     figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
     assert "torch" in figures["hardware"]
@@ -24,7 +24,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_train_step(tmp_path: Path) -> None:
-    figures = run(tmp_path, "train_step.py", "--patch", "32", "32", "32", "--rounds", "1")
+    figures = run(tmp_path, "train_step.py", "--precision", "float32", "--patch", "32", "32", "32", "--rounds", "1")
     assert figures["ratio"] == pytest.approx(figures["iteration_s"] / figures["floor_s"])
     assert figures["ratio"] > 0.5
     assert 0 <= figures["data_wait_fraction"] < 1
@@ -36,7 +36,7 @@ def test_train_step(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_inference(tmp_path: Path) -> None:
-    figures = run(tmp_path, "inference.py", "--cases", "2")
+    figures = run(tmp_path, "inference.py", "--precision", "float32", "--cases", "2")
     assert figures["cases"] == 2
     assert figures["speedup"] == pytest.approx(figures["window_s"] / figures["fast_s"])
     assert figures["dice_difference"] == pytest.approx(figures["fast_dice"] - figures["window_dice"])
@@ -61,3 +61,13 @@ def test_sanity(tmp_path: Path, dataset_dir: Path, run_bundle: Run) -> None:
     assert figures["num_slices"] == 32
     assert all(0 <= found["own"] + found["neighbor"] <= 1 for found in figures["retrieval"].values())
     assert {name: len(scores) for name, scores in figures["dice"].items()} == {"student": 1, "teacher": 1}
+
+
+@pytest.mark.slow
+def test_label_rounds(tmp_path: Path) -> None:
+    """The two comparisons with the pool begin with the same round."""
+    arguments = ("--seeds", "0", "--iterations", "2", "--pool", "9", "--test", "2")
+    figures = run(tmp_path, "label_rounds.py", *arguments)["dice"]
+    assert [len(rounds) for arm in figures.values() for rounds in arm] == [3, 3, 3]
+    assert all(0 <= dice <= 1 for arm in figures.values() for rounds in arm for dice in rounds)
+    assert figures["pool, random"][0][0] == figures["pool, disagreement"][0][0]

@@ -11,7 +11,7 @@ import itk
 import numpy as np
 import pytest
 
-from simcvd_bundle.datalists import find_images, load_datalist
+from simcvd_bundle.datalists import LABEL_DATASTORE, find_images, find_unlabeled, load_datalist
 
 TRAINING = ["a", "b", "c", "d"]  # b has no label in the file
 
@@ -213,3 +213,48 @@ def test_nothing_found_raises(tmp_path: Path) -> None:
         find_images(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'absent'} does not exist: set dataset_dir")):
         find_images(str(tmp_path / "absent"))
+
+
+# the unlabelled images of a MONAI Label datastore
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> Path:
+    """Four images, labels of two of them, a DICOM series."""
+    for file in ["a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nrrd", LABEL_DATASTORE, ".lock"]:
+        (tmp_path / file).touch()
+    for name in "ab":
+        file = tmp_path / "labels" / "final" / f"{name}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    write_series(tmp_path / "a", "1.dcm")
+    return tmp_path
+
+
+def labeled_item(datastore: Path, name: str) -> dict[str, str]:
+    return {"image": str(datastore / f"{name}.nii.gz"), "label": str(datastore / "labels" / "final" / f"{name}.nii.gz")}
+
+
+def test_images_beside_labelled_ones_are_unlabelled(datastore: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Labels and the series that a volume was made from are none; nothing twice."""
+    with caplog.at_level("INFO"):
+        items = find_unlabeled([labeled_item(datastore, "a"), labeled_item(datastore, "b")])
+    assert items == [{"image": str(datastore / "c.nii.gz")}, {"image": str(datastore / "d.nrrd")}]
+    assert f"Found 2 images without label in {datastore}" in caplog.text
+
+
+def test_images_held_out_for_validation_are_not_trained_on(datastore: Path) -> None:
+    items = find_unlabeled([labeled_item(datastore, "a")], [labeled_item(datastore, "b")])
+    assert names([item for item in items if item["image"].endswith(".gz")]) == ["c"]
+    assert len(find_unlabeled([labeled_item(datastore, "a")])) == 3
+
+
+@pytest.mark.parametrize("item", [{}, {"image": ["a.nii.gz", "b.nii.gz"]}, {"image": 3}])
+def test_items_without_a_single_file_have_no_folder(item: dict[str, Any]) -> None:
+    assert find_unlabeled([item]) == []
+
+
+def test_other_folders_are_not_searched(datastore: Path) -> None:
+    """Whoever trains from a datalist gets the images that it names and no other."""
+    (datastore / LABEL_DATASTORE).unlink()
+    assert find_unlabeled([labeled_item(datastore, "a"), labeled_item(datastore, "b")]) == []

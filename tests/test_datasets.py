@@ -246,3 +246,11 @@ def test_of_a_large_case_a_random_box_is_read(tmp_path: Path) -> None:
         assert box["image"][0].tolist() == image[corner[0] : corner[0] + 4, :, corner[2] : corner[2] + 5].tolist()
     assert len({int(box["image"].min()) for box in boxes}) > 10
     assert torch.equal(dataset[SampleIndex(0, 3)]["image"], boxes[3]["image"])
+
+
+def test_unlabeled_data_follow_without_their_labels(scan: Path) -> None:
+    item = {"image": str(scan), "label": "labelled"}
+    transform = Compose([LoadImaged("image")])
+    dataset = DiskCacheDataset([item], transform, str(scan.parent / "c"), progress=False, unlabeled_data=[item, item])
+    assert ["label" in dataset[index] for index in range(len(dataset))] == [True, False, False]
+    assert torch.equal(dataset[0]["image"], dataset[2]["image"])

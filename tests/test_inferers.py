@@ -394,10 +394,10 @@ def test_folded_network_follows_the_weights() -> None:
         with torch.no_grad():
             expected = network.eval()(image).softmax(1)
             torch.testing.assert_close(inferer(image, network), expected)
-            folded = inferer.folded[1]  # type: ignore[attr-defined]
+            folded = inferer.folded[2]  # type: ignore[attr-defined]
             assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
             inferer(image, network)
-            assert inferer.folded[1] is folded  # type: ignore[attr-defined]
+            assert inferer.folded[2] is folded  # type: ignore[attr-defined]
             network.segmentation.weight.add_(0.5)
             network.encoder[0][0].adn.N.running_mean.add_(0.5)
     image = random(2, 1, 32, 32, 32)
