@@ -75,13 +75,26 @@ def check_config(bundle_root: str) -> None:
 
 
 def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """End the report of an uncaught error with its first cause; MONAI wraps every error into a general one."""
+    """End the report of an uncaught error with what MONAI hides under errors of its own: see ``root_cause``."""
     sys.__excepthook__(kind, error, trace)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = root_cause(error)
     if cause is not error:
         print(f"\nerror: {cause}", file=sys.stderr)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The outermost error of a chain that this package raised, as it names file or id; else the first cause."""
+    cause = error
+    while not _raised_here(cause) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return cause
+
+
+def _raised_here(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def grouped_ids(config: dict[str, Any]) -> set[str]:

@@ -88,7 +88,7 @@ class DiskCacheDataset(Dataset):
                 cause = cause.__cause__
             name = item.get("image", index) if isinstance(item, Mapping) else index
             raise ValueError(f"The training case {name} cannot be prepared: {cause}") from error
-        with atomically(self.files[index]) as file:
+        with atomically(self.files[index], durable=False) as file:
             torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
 
     def __getitem__(self, index: Any) -> Any:
