@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format benchmark benchmark-gpu
+.PHONY: demo test format faults benchmark benchmark-gpu
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
@@ -15,6 +15,12 @@ test: $(VENV)/installed  ## all checks: format, lint, types, tests
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+faults: $(VENV)/installed  ## all fault runs of docs/reliability.md: kills, disk, bad input, memory
+	$(BIN)/python tests/faults/kills.py
+	$(BIN)/python tests/faults/storage.py
+	$(BIN)/python tests/faults/bad_input.py
+	$(BIN)/python tests/faults/endurance.py
 
 LA := --config_file configs/data_la.json --dataset_dir $(DATA)
 WEIGHTS ?= $(wildcard models/model.pt)

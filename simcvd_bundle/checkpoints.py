@@ -141,8 +141,8 @@ class RunCheckpoint:
             logger.info("Resumed from %s at iteration %d.", path, trainer.state.iteration)
             return
         raise ValueError(
-            f"None of the {len(files)} checkpoints in {self.folder} can be read: put back a copy, or leave resume out to "
-            "start anew."
+            f"None of the {len(files)} checkpoints in {self.folder} can be read: put back a copy, or leave "
+            "resume out to start anew."
         )
 
     @staticmethod

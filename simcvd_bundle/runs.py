@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,46 +26,57 @@ _locks: dict[Path, IO[str]] = {}
 """Open lock files by folder: closing one would give its lock back."""
 
 
-def start_run(output_dir: str, resume: bool = False) -> str:
+def start_run(output_dir: str, ckpt_dir: str, resume: bool = False) -> str:
     """Prepare the folder of a run; what a former run wrote there moves to ``output_dir/previous_N`` unless resumed.
 
     The folder is this process's until it ends. Unfinished files of a killed run are removed.
 
     Args:
         output_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights, which ``finish_run`` will need.
         resume: the run continues in the folder as it is.
 
     Returns:
         ``output_dir``; who takes the folder from here cannot write to it before it is prepared.
 
     Raises:
-        OSError: when the folder cannot be written, or another process trains in it.
+        OSError: when a folder cannot be written, or another process trains in ``output_dir``.
     """
     folder = Path(output_dir)
     if idist.get_rank() == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock_folder(folder)
-            for file in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"checkpoints/{UNFINISHED}*")):
-                file.unlink()
-            former = [folder / name for name in RUN_FILES if (folder / name).exists()]
-            if former and not resume:
-                _keep(former, folder)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise OSError(f"output_dir {folder} cannot be written ({error}): choose another --output_dir.") from error
+        make_writable(Path(ckpt_dir), "ckpt_dir")
+        make_writable(folder, "output_dir")
+        lock_folder(folder)
+        for file in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"checkpoints/{UNFINISHED}*")):
+            file.unlink()
+        former = [folder / name for name in RUN_FILES if (folder / name).exists()]
+        if former and not resume:
+            number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
+            kept = folder / f"previous_{number}"
+            kept.mkdir()
+            for path in former:
+                path.rename(kept / path.name)
+            logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
     idist.barrier()
     return output_dir
 
 
-def _keep(former: list[Path], folder: Path) -> None:
-    number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
-    kept = folder / f"previous_{number}"
-    kept.mkdir()
-    for path in former:
-        path.rename(kept / path.name)
-    logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
+def make_writable(folder: Path, name: str) -> None:
+    """Make a folder if it is missing.
+
+    Args:
+        folder: the folder.
+        name: config id that it comes from.
+
+    Raises:
+        OSError: when it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{name} {folder} cannot be written ({error}): choose another --{name}.") from error
 
 
 def lock_folder(folder: Path) -> None:
