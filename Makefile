@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format bundle-check release benchmark benchmark-gpu
+.PHONY: demo test format faults bundle-check release benchmark benchmark-gpu
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
@@ -21,6 +21,12 @@ bundle-check: $(VENV)/installed  ## the release, checked with MONAI's own tools
 
 release: $(VENV)/installed  ## dist/simcvd_vVERSION.zip; with WEIGHTS_URL=... also the folder for the Model Zoo
 	$(BIN)/python tools/release.py $(if $(WEIGHTS_URL),--weights_url $(WEIGHTS_URL))
+
+faults: $(VENV)/installed  ## all fault runs of docs/reliability.md: kills, disk, bad input, memory
+	$(BIN)/python tests/faults/kills.py
+	$(BIN)/python tests/faults/storage.py
+	$(BIN)/python tests/faults/bad_input.py
+	$(BIN)/python tests/faults/endurance.py
 
 LA := --config_file configs/data_la.json --dataset_dir $(DATA)
 WEIGHTS ?= $(wildcard models/model.pt)

@@ -17,7 +17,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, LoadImaged, SaveImaged
 from torch import Tensor, nn
 
-from simcvd_bundle.checks import without_wrappers
+from simcvd_bundle.checks import root_cause
 from simcvd_bundle.datalists import find_images
 
 File = str | Path
@@ -224,7 +224,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = without_wrappers(error)
+        cause = root_cause(error)
         if cause is error:
             raise
         raise cause from None

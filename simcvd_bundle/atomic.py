@@ -7,21 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNFINISHED = ".unfinished_"
+"""How the names of unfinished files begin; a kill leaves them behind."""
+
 
 @contextmanager
-def atomically(path: Path) -> Iterator[Path]:
+def atomically(path: Path, durable: bool = True) -> Iterator[Path]:
     """Give a path to write to, beside ``path`` and with its suffix; it takes the place of ``path`` if all went well.
 
     Args:
         path: the file to write; missing folders are made.
+        durable: wait until the content is on the disk, so that a power failure leaves no empty file either.
 
     Yields:
         The path to write to. It is removed when the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished_{os.getpid()}_{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}_{path.name}")
     try:
         yield unfinished
+        if durable:
+            with unfinished.open("r+b") as file:
+                os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

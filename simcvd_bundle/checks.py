@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +30,71 @@ MONAI_IDS = {
 """Ids that MONAI itself reads or adds: metadata and experiment tracking."""
 
 
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "an integer of at least 1": (
+        lambda value: type(value) is int and value >= 1,
+        "iterations epoch_length labeled_batch_size val_interval checkpoint_interval log_interval in_channels "
+        "head_pool_size fast_max_voxels rampup_length lr_step num_slices num_labeled",
+    ),
+    "an integer of at least 0": (
+        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed",
+    ),
+    "a number of at least 0": (
+        lambda value: _is_number(value) and value >= 0,
+        "sdm_weight contrastive_weight distillation_weight consistency_weight noise_std noise_clip sdm_scale",
+    ),
+    "a number above 0": (
+        lambda value: _is_number(value) and value > 0,
+        "learning_rate temperature distillation_temperature max_grad_norm",
+    ),
+    "a number from 0 to 1, 1 excluded": (
+        lambda value: _is_number(value) and 0 <= value < 1, "ema_decay head_dropout",
+    ),
+    "a number from 0 to 1": (lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob"),
+    "three integers of at least 1": (
+        lambda value: isinstance(value, list) and [type(v) is int and v >= 1 for v in value] == [True] * 3,
+        "patch_size window_stride",
+    ),
+    'an object {"1": name, "2": name, ...} with different names': (
+        lambda value: isinstance(value, dict) and list(value) == [str(n + 1) for n in range(len(value))]
+        and 0 < len(value) == len(set(map(str, value.values()))),
+        "class_names",
+    ),
+    "True or False": (
+        lambda value: isinstance(value, bool), "resume save_probability save_sdm consistency_includes_sdm",
+    ),
+    "the name of a folder": (
+        lambda value: isinstance(value, str | dict) and value != "", "dataset_dir output_dir ckpt_dir",
+    ),
+}  # fmt: skip
+"""What values ids take, checked before anything is built; expressions and references are left to what uses them."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_values(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse values that an id cannot take.
+
+    Args:
+        config: ids with plain values, ``$`` expressions or ``@`` references.
+        defaults: ids of the base configs; where the default is ``None``, ``None`` is a value.
+
+    Raises:
+        ValueError: with the first such id.
+    """
+    for wanted, (fits, names) in RULES.items():
+        for name in names.split():
+            value = config.get(name)
+            expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
+            if name not in config or expression or (value is None and defaults.get(name) is None) or fits(value):
+                continue
+            if isinstance(defaults.get(name), bool):
+                raise ValueError(f"{name} is {value!r}: write True or False, capitalised.")
+            raise ValueError(f"{name} is {value!r}, but must be {wanted}: set --{name}.")
+
+
 def check_config(bundle_root: str) -> None:
     """Refuse a configuration with ids that nothing knows or uses; MONAI ignores them without a word.
 
@@ -41,8 +108,8 @@ def check_config(bundle_root: str) -> None:
 
     Raises:
         FileNotFoundError: when ``bundle_root`` is no bundle.
-        ValueError: with the unknown ids and what they may have been meant to be; or when a switch is a text, as MONAI's
-            command line makes of ``false``, which would count as true.
+        ValueError: with the unknown ids and what they may have been meant to be; or with an id whose value it cannot
+            take, such as the text that MONAI's command line makes of ``false``, which would count as true.
     """
     sys.excepthook = show_root_cause
     configs = Path(bundle_root, "configs")
@@ -57,10 +124,6 @@ def check_config(bundle_root: str) -> None:
         for file, mark in BASE_CONFIGS.items()
         if mark in config
     }
-    for base in bases.values():
-        texts = [name for name, value in base.items() if isinstance(value, bool) and isinstance(config.get(name), str)]
-        if texts:
-            raise ValueError(f"{texts[0]} is the text {config[texts[0]]!r}: write True or False, capitalised.")
     known = MONAI_IDS.union(*map(grouped_ids, bases.values()))
     used = set(re.findall(r"[@%]([\w:#]+)", json.dumps(config, default=str).replace("#", "::")))
     used |= {prefix for name in used for prefix in (name.split("::")[0], "::".join(name.split("::")[:2]))}
@@ -74,6 +137,7 @@ def check_config(bundle_root: str) -> None:
             f"Unknown config ids: {', '.join(hints)}. Nothing reads them, so they would be ignored; "
             f"the ids that can be set are those of configs/{' and configs/'.join(bases)}."
         )
+    check_values(config, {name: value for base in bases.values() for name, value in base.items()})
 
 
 def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -82,7 +146,7 @@ def show_root_cause(kind: type[BaseException], error: BaseException, trace: Trac
     Of several processes each names its rank, and ``torchrun`` is told, for its summary, which comes last of all.
     """
     sys.__excepthook__(kind, error, trace)
-    cause = without_wrappers(error)
+    cause = root_cause(error)
     if cause is not error:
         rank = f" in rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if "RANK" in os.environ else ""
         print(f"\nerror{rank}: {cause}", file=sys.stderr)
@@ -93,15 +157,19 @@ def show_root_cause(kind: type[BaseException], error: BaseException, trace: Trac
             get_error_handler().record_exception(cause)
 
 
-def without_wrappers(error: BaseException) -> BaseException:
-    """The error inside those that MONAI wraps around it when it resolves a config or applies a transform."""
-    while (
-        isinstance(error, RuntimeError)
-        and str(error).startswith(("Failed to instantiate", "Failed to evaluate", "applying transform"))
-        and error.__cause__ is not None
-    ):
-        error = error.__cause__
-    return error
+def root_cause(error: BaseException) -> BaseException:
+    """The outermost error of a chain that this package raised, as it names file or id; else the first cause."""
+    cause = error
+    while not _raised_here(cause) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return cause
+
+
+def _raised_here(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def grouped_ids(config: dict[str, Any]) -> set[str]:

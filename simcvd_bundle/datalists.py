@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def load_datalist(
 
     Raises:
         FileNotFoundError: when the datalist or a file named in it is missing.
-        ValueError: when it is no JSON, the section is missing, ``num_labeled`` exceeds the labelled items or a required
-            label is missing.
+        ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
+            of an unknown format, ``num_labeled`` exceeds the labelled items or a required label is missing.
     """
     path = Path(dataset_dir, datalist)
     if not path.is_file():
@@ -53,23 +55,32 @@ def load_datalist(
             "`python -m simcvd_bundle prepare --help` makes one from published data."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"The datalist {path} is not valid JSON: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The datalist {path} is not valid JSON: {error}. Mend it there.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"The datalist {path} is not a JSON object of sections.")
+        raise ValueError(f'The datalist {path} is not a JSON object of sections, such as {{"training": [...]}}.')
     in_file = "training" if section in ("labeled", "unlabeled") else section
     if not content.get(in_file):
         if optional:
             return []
         sections = [key for key, value in content.items() if isinstance(value, list)]
-        raise ValueError(f"The datalist {path} has no cases in section {in_file!r}; its sections are {sections}.")
+        raise ValueError(
+            f"The datalist {path} has no cases in section {in_file!r}; its sections are {sections}. Add cases, or "
+            "choose another section."
+        )
+    try:
+        _check_entries(content[in_file], Path(dataset_dir))
+    except ValueError as error:
+        raise ValueError(f"Section {in_file!r} of the datalist {path}: {error}") from error
     items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(Path(dataset_dir).resolve()))
     for item in items:
         paths = (item.get(key) for key in ("image", "label"))
         for file in (file for value in paths for file in (value if isinstance(value, list) else [value])):
             if isinstance(file, str | Path) and not Path(file).exists():
-                raise FileNotFoundError(f"{file}, named in section {in_file!r} of {path}, does not exist.")
+                raise FileNotFoundError(
+                    f"{file}, named in section {in_file!r} of {path}, does not exist: add it, or remove the case."
+                )
     if in_file == "training":
         items = _split(items, section, num_labeled, path)
     without = [item["image"] for item in items if item.get("label") is None]
@@ -81,10 +92,56 @@ def load_datalist(
     return items
 
 
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} occurs twice in one object")
+    return dict(pairs)
+
+
+def _check_entries(entries: Any, folder: Path) -> None:
+    """Refuse what is no list of cases, repeated cases, and files outside ``folder`` or of unknown formats."""
+    if not isinstance(entries, list):
+        raise ValueError(f"it is a {type(entries).__name__}, not a list of cases.")
+    seen: dict[tuple[str, ...], bool] = {}
+    for number, entry in enumerate(entries):
+        entry = {"image": entry} if isinstance(entry, str) else entry  # MSD's test section
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, has no image: give each case a file `image`.")
+        images, labels = _named_files(entry, "image", number, folder), _named_files(entry, "label", number, folder)
+        if not images:
+            raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, names no image file.")
+        if set(images) & set(labels):
+            raise ValueError(f"{images[0]} is image and label of entry {number}: give the label a file of its own.")
+        if images in seen:
+            kinds = "once with and once without label" if seen[images] != bool(labels) else "twice"
+            raise ValueError(f"the case {images[0]} is listed {kinds}: remove one of the two entries.")
+        seen[images] = bool(labels)
+
+
+def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) -> tuple[str, ...]:
+    value = entry.get(key)
+    files = value if isinstance(value, list) else [] if value is None else [value]
+    for file in files:
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise ValueError(f"{key} of entry {number} is {value!r}: expected the name of a file.")
+        if ".." in Path(os.path.relpath(folder / file, folder)).parts:
+            raise ValueError(
+                f"{file} of entry {number} lies outside dataset_dir {folder}: move or link it there, or set "
+                "dataset_dir to a folder that holds all files."
+            )
+        if not file.lower().endswith(IMAGE_SUFFIXES) and not (folder / file).is_dir() and (folder / file).exists():
+            raise ValueError(
+                f"{file} of entry {number} is no image: expected a file ending in {', '.join(IMAGE_SUFFIXES)} or a "
+                "folder of DICOM files."
+            )
+    return tuple(os.path.normpath(file) for file in files)
+
+
 def _split(items: list[Item], section: str, num_labeled: int | None, path: Path) -> list[Item]:
     known = [item for item in items if item.get("label") is not None]
-    kept = len(known) if num_labeled is None else int(num_labeled)
-    if not 1 <= kept <= len(known):
+    kept = len(known) if num_labeled is None else num_labeled
+    if not isinstance(kept, int) or not 1 <= kept <= len(known):
         raise ValueError(
             f"num_labeled is {num_labeled}, but section 'training' of {path} has {len(known)} labelled cases: "
             "choose 1 to that number."
@@ -111,10 +168,12 @@ def find_images(folder: str, in_channels: int = 1) -> list[Item]:
 
     Raises:
         FileNotFoundError: when nothing is found.
-        ValueError: when a folder holds several DICOM series.
+        ValueError: when a folder holds several DICOM series, or two scans would give results of the same name.
     """
     root = Path(folder)
     if root.is_file():
+        if not root.name.lower().endswith(IMAGE_SUFFIXES):
+            raise ValueError(f"{root} is no scan: expected a file ending in {', '.join(IMAGE_SUFFIXES)}.")
         return [{"image": str(root)}]
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
@@ -125,8 +184,17 @@ def find_images(folder: str, in_channels: int = 1) -> list[Item]:
         raise FileNotFoundError(
             f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
         )
-    scans = group_channels(files, in_channels) + [[p] for p in series]
-    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in sorted(scans)]
+    scans = sorted(group_channels(files, in_channels) + [[p] for p in series])
+    names = Counter(_result_name(paths[0]) for paths in scans)
+    twins = [paths[0].name for paths in scans if names[_result_name(paths[0])] > 1]
+    if twins:  # the second result would replace the first
+        raise ValueError(f"{', '.join(twins)} in {root} would give results of one name: rename or move all but one.")
+    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in scans]
+
+
+def _result_name(path: Path) -> str:
+    """Name without suffix, as MONAI's ``SaveImage`` names results."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
 
 
 def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = None) -> list[Item]:

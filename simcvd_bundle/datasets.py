@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from simcvd_bundle.atomic import atomically
+from simcvd_bundle.checked import CheckedDataset, problem, raise_all
 from simcvd_bundle.samplers import SampleIndex
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,11 @@ logger = logging.getLogger(__name__)
 class DiskCacheDataset(Dataset):
     """Cases whose deterministic transforms have been applied once and lie on disk, uncompressed and memory-mapped.
 
-    All cases are prepared when the dataset is made, so an unreadable one ends the run before training starts. From then
-    on a sample costs the reading of its file (the system keeps what fits into memory), whatever the number of cases,
-    and a second start finds the files. A file belongs to one case, the size and time of its source files, and the
-    deterministic transforms; when one of these changes another file is made. The folder can be deleted at any time.
+    All cases are prepared and checked (``check_case``) when the dataset is made, so a bad one ends the run before
+    training starts. From then on a sample costs the reading of its file (the system keeps what fits into memory),
+    whatever the number of cases, and a second start finds the files. A file belongs to one case, the size and time of
+    its source files, and the deterministic transforms; when one of these changes another file is made. The folder can
+    be deleted at any time; a damaged file is made anew.
 
     Several processes share the work: each prepares its part, then, on a machine that does not see the files of the
     others, its part among the processes of that machine.
@@ -47,6 +50,8 @@ class DiskCacheDataset(Dataset):
     Args:
         data: items of the datalist.
         transform: all transforms; those before the first random one are cached.
+        in_channels: channels that the network expects.
+        num_classes: number of foreground classes.
         cache_dir: folder of the cached cases.
         num_workers: threads that prepare cases.
         progress: show a progress bar while cases are prepared.
@@ -55,15 +60,18 @@ class DiskCacheDataset(Dataset):
         unlabeled_data: items whose images follow those of ``data``; a label of theirs is not used.
 
     Raises:
-        ValueError: when a case cannot be read or transformed.
+        ValueError: with all cases that cannot be read, transformed or used.
+        OSError: when the folder cannot be written.
     """
 
     def __init__(
-        self, data: Sequence[Any], transform: Compose, cache_dir: str, num_workers: int = 2, progress: bool = True,
-        region: Sequence[int] | None = None, unlabeled_data: Sequence[Mapping[str, Any]] = (),
+        self, data: Sequence[Any], transform: Compose, cache_dir: str, in_channels: int = 1, num_classes: int = 1,
+        num_workers: int = 2, progress: bool = True, region: Sequence[int] | None = None,
+        unlabeled_data: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
         data = [*data, *({"image": item["image"]} for item in unlabeled_data)]
         super().__init__(data, transform)
+        self.checked = CheckedDataset(data, transform, in_channels, num_classes)
         self.region = region
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
@@ -76,7 +84,7 @@ class DiskCacheDataset(Dataset):
             deterministic = b""
             self.temporary = tempfile.TemporaryDirectory(prefix=".once_", dir=self._made(self.folder))
             self.folder = Path(self.temporary.name)
-        key = hashlib.sha256(monai.__version__.encode() + deterministic)
+        key = hashlib.sha256(f"{monai.__version__} {in_channels} {num_classes}".encode() + deterministic)
         self.files = [self.folder / f"{_digest(item, key)}.pt" for item in data]
         # the last round is for a folder that even the processes of one machine do not share
         shares = [(idist.get_rank(), idist.get_world_size()), (idist.get_local_rank(), idist.get_nproc_per_node())]
@@ -84,8 +92,9 @@ class DiskCacheDataset(Dataset):
             missing = [i for i in range(first, len(data), step) if not self.files[i].is_file()]
             if missing:
                 with ThreadPoolExecutor(max(num_workers, 1)) as threads:
-                    done = threads.map(self._prepare, missing)
-                    list(tqdm(done, "caching cases", len(missing), disable=not progress or idist.get_rank() > 0))
+                    done = threads.map(partial(problem, self._prepare), missing)
+                    hidden = not progress or idist.get_rank() > 0
+                    raise_all(list(tqdm(done, "caching cases", len(missing), disable=hidden)))
             idist.barrier()
 
     @staticmethod
@@ -94,17 +103,15 @@ class DiskCacheDataset(Dataset):
         return folder
 
     def _prepare(self, index: int) -> None:
-        item = self.data[index]
+        item = self.checked.prepared(index, end=self.first_random)
         try:
-            item = self.transform(dict(item), end=self.first_random, threading=True)
-        except Exception as error:  # whatever a reader or a transform raises
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            name = item.get("image", index) if isinstance(item, Mapping) else index
-            raise ValueError(f"The training case {name} cannot be prepared: {cause}") from error
-        with atomically(self.files[index]) as file:
-            torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
+            with atomically(self.files[index], durable=False) as file:
+                torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
+        except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into RuntimeErrors
+            raise OSError(
+                f"The cached case {self.files[index]} cannot be written ({error}): free space there, or choose another "
+                "--cache_dir."
+            ) from error
 
     def __getitem__(self, index: Any) -> Any:
         """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
@@ -114,7 +121,12 @@ class DiskCacheDataset(Dataset):
         return super().__getitem__(index)
 
     def _transform(self, index: int, seed: int | None = None) -> Any:
-        item = torch.load(self.files[index], mmap=True, weights_only=True)
+        try:
+            item = torch.load(self.files[index], mmap=True, weights_only=True)
+        except Exception as error:  # whatever a damaged or missing file raises
+            logger.warning("The cached case %s cannot be read (%s): making it anew.", self.files[index], error)
+            self._prepare(index)
+            item = torch.load(self.files[index], mmap=True, weights_only=True)
         if self.region is not None:
             item = self._box(item, self.region, seed)
         return self.transform(item, start=self.first_random) if self.first_random is not None else item

@@ -17,7 +17,7 @@ from simcvd_bundle.networks import VNetOutput, fold_batch_norm
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(inputs: Tensor, precision: str) -> torch.autocast:
@@ -26,7 +26,7 @@ def autocast(inputs: Tensor, precision: str) -> torch.autocast:
 
 
 def known_precision(precision: str) -> str:
-    """Return ``precision`` if it is ``"float32"`` or ``"bfloat16"``, else raise ``ValueError``."""
+    """Return ``precision`` if it is one of ``PRECISIONS``, else raise ``ValueError``."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}.")
     return precision
@@ -54,7 +54,7 @@ class StudentTeacherInferer(Inferer):
         sdm_scale: factor of the added map (paper: 1).
         num_slices: B of eq. (2), slices drawn at random from the batch; ``None`` takes all.
         project: compute the embeddings (without them there is no contrastive term).
-        precision: ``"float32"`` or ``"bfloat16"``, for the two networks.
+        precision: one of ``PRECISIONS``, for the two networks.
 
     Raises:
         ValueError: for an unknown ``boundary_map`` or ``precision``.
@@ -172,7 +172,7 @@ class WindowInferer(SlidingWindowInferer):
         stride: step between windows in voxels, per axis.
         sw_batch_size: windows a forward pass.
         with_sdm: append the SDM channels to the probabilities.
-        precision: ``"float32"`` or ``"bfloat16"``.
+        precision: one of ``PRECISIONS``.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class WholeSliceInferer(Inferer):
         window: the patch size of the training; smaller volumes are zero-padded to it, as in training.
         max_voxels: voxels of one pass at most; it takes 200 to 300 bytes a voxel in bfloat16, twice that in float32.
         with_sdm: append the SDM channels to the probabilities.
-        precision: ``"float32"`` or ``"bfloat16"``.
+        precision: one of ``PRECISIONS``.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ def make_inferer(
         stride: step between the windows of mode ``"window"``.
         fast_max_voxels: voxels of one pass of mode ``"fast"`` at most.
         with_sdm: append the SDM channels to the probabilities.
-        precision: ``"float32"`` or ``"bfloat16"``.
+        precision: one of ``PRECISIONS``.
 
     Raises:
         ValueError: for another mode.

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from monai.engines import Evaluator, Trainer
 from torch import nn
 
+from simcvd_bundle.atomic import UNFINISHED
 from simcvd_bundle.processes import from_rank_0
 from simcvd_bundle.tracking import Tracking
 from simcvd_bundle.weights import export_weights
 
+if sys.platform != "win32":
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 RUN_FILES = ("checkpoints", "tensorboard", "model.pt")
+_locks: dict[Path, IO[str]] = {}
+"""Open lock files by folder: closing one would give its lock back."""
 
 
-def start_run(output_dir: str, resume: bool = False) -> str:
+def start_run(output_dir: str, ckpt_dir: str, resume: bool = False) -> str:
     """Prepare the folder of a run; what a former run wrote there moves to ``output_dir/previous_N`` unless resumed.
+
+    The folder is this process's until it ends. Unfinished files of a killed run are removed.
 
     Args:
         output_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights, which ``finish_run`` will need.
         resume: the run continues in the folder as it is.
 
     Returns:
         ``output_dir``; who takes the folder from here cannot write to it before it is prepared.
+
+    Raises:
+        OSError: when a folder cannot be written, or another process trains in ``output_dir``.
     """
-    from_rank_0(lambda: _prepare_folder(Path(output_dir), resume))
+    from_rank_0(lambda: _prepare_folder(Path(output_dir), Path(ckpt_dir), resume))
     return output_dir
 
 
-def _prepare_folder(folder: Path, resume: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _prepare_folder(folder: Path, ckpt_dir: Path, resume: bool) -> None:
+    make_writable(ckpt_dir, "ckpt_dir")
+    make_writable(folder, "output_dir")
+    lock_folder(folder)
+    for file in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"checkpoints/{UNFINISHED}*")):
+        file.unlink()
     former = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if former and not resume:
         number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
@@ -42,6 +61,54 @@ def _prepare_folder(folder: Path, resume: bool) -> None:
         for path in former:
             path.rename(kept / path.name)
         logger.info("Kept the former run of %s as %s (to continue it instead: resume).", folder, kept)
+
+
+def make_writable(folder: Path, name: str) -> None:
+    """Make a folder if it is missing.
+
+    Args:
+        folder: the folder.
+        name: config id that it comes from.
+
+    Raises:
+        OSError: when it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{name} {folder} cannot be written ({error}): choose another --{name}.") from error
+
+
+def lock_folder(folder: Path) -> None:
+    """Take a folder for this process until it ends, however it ends: the system gives a dead process's lock back.
+
+    A record lock (``lockf``) rather than ``flock``, as the loader's workers would inherit that and hold it for seconds
+    after a kill of their parent. Without record locks (Windows) nothing is locked.
+
+    Raises:
+        BlockingIOError: when another process has the folder.
+    """
+    if sys.platform == "win32":
+        return
+    folder = folder.resolve()
+    if folder in _locks:
+        return
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise BlockingIOError(
+            f"{owner} is training in {folder}: wait for it, stop it, or choose another --output_dir."
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} of {os.uname().nodename}")
+    file.flush()
+    _locks[folder] = file
 
 
 def finish_run(

@@ -2,52 +2,75 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
 from monai.transforms import SaveImaged
 
+from simcvd_bundle.atomic import atomically
+from simcvd_bundle.cases import case_name
+from simcvd_bundle.failures import Failures
+
+logger = logging.getLogger(__name__)
+
 
 class BackgroundWriter:
     """Threads that write files; at most ``max_pending`` results wait for them, so memory stays bounded.
 
     Args:
+        failures: where a case is recorded whose file cannot be written.
         num_threads: number of threads.
         max_pending: results in memory before the next one has to wait.
     """
 
-    def __init__(self, num_threads: int = 2, max_pending: int = 4) -> None:
+    def __init__(self, failures: Failures, num_threads: int = 2, max_pending: int = 4) -> None:
+        self.failures = failures
         self.threads = ThreadPoolExecutor(num_threads)
         self.max_pending = max_pending
-        self.pending: deque[Future[Any]] = deque()
+        self.pending: deque[tuple[str, Future[Any]]] = deque()
 
-    def submit(self, function: Any, *args: Any) -> None:
-        """Call ``function`` in a thread; an error of an earlier call is raised here."""
+    def submit(self, case: str, function: Any, *args: Any) -> None:
+        """Call ``function`` in a thread, for the case of this name."""
         while len(self.pending) >= self.max_pending:
-            self.pending.popleft().result()
-        self.pending.append(self.threads.submit(function, *args))
+            self._wait()
+        self.pending.append((case, self.threads.submit(function, *args)))
 
     def finish(self) -> None:
-        """Wait until all is written; the first error of a thread is raised here."""
+        """Wait until all is written."""
         while self.pending:
-            self.pending.popleft().result()
+            self._wait()
+
+    def _wait(self) -> None:
+        case, future = self.pending.popleft()
+        error = future.exception()
+        if error is not None:
+            self.failures.add(case, error)
 
 
-class OwnGridWriter(NibabelWriter):
-    """MONAI's NIfTI writer without its resampling, which we never ask for.
+class AtomicNibabelWriter(NibabelWriter):
+    """MONAI's NIfTI writer, but a file takes its name when it is complete, and nothing is resampled.
 
-    Even then MONAI 1.6 inverts the affine's upper 2 x 2 part (it counts the axes of an array without channels as one
-    less), so that it cannot write a sagittal scan, where that part is singular.
+    We never ask for that, and even then MONAI 1.6 inverts the affine's upper 2 x 2 part (it counts the axes of an array
+    without channels as one less), so that it cannot write a sagittal scan, where that part is singular.
     """
 
     @classmethod
     def resample_if_needed(cls, data_array: Any, affine: Any = None, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Give array and affine back."""
         return data_array, affine
+
+    def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+        """Write to ``filename``."""
+        with atomically(Path(filename)) as unfinished:
+            super().write(unfinished, **kwargs)
+        if verbose:
+            logger.info("Wrote %s", filename)
 
 
 class SaveInBackgroundd(SaveImaged):
@@ -60,10 +83,16 @@ class SaveInBackgroundd(SaveImaged):
     """
 
     def __init__(self, writer: BackgroundWriter, keys: KeysCollection, **kwargs: Any) -> None:
-        super().__init__(keys, writer=OwnGridWriter, **kwargs)
+        super().__init__(keys, writer=AtomicNibabelWriter, **kwargs)
         self.writer = writer
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Queue the arrays of the keys for writing and return ``data`` as it is."""
-        self.writer.submit(super().__call__, dict(data))
+        self.writer.submit(case_name(data), self._save, dict(data))
         return dict(data)
+
+    def _save(self, data: dict[Hashable, Any]) -> None:
+        try:
+            super().__call__(data)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # MONAI's holds a page of tracebacks, the cause in its last line
+            raise OSError(f"a result cannot be written: {str(error).strip().splitlines()[-1]}") from None

@@ -103,7 +103,7 @@ def test_what_training_and_inference_share_is_the_same() -> None:
         ({"iteration": 4}, "'iteration'.*did you mean 'iterations'"),
         ({"train::dataloder": {"num_workers": 0}}, "'train::dataloder'.*did you mean 'train::dataloader'"),
         ({"eval_section": "test"}, "'eval_section'"),
-        ({"resume": "false"}, "resume is the text 'false': write True or False"),
+        ({"resume": "false"}, "resume is 'false': write True or False"),
         ({"contrastive_wieght": 0.1}, "did you mean 'contrastive_weight'"),
         ({"bundle_root": "elsewhere"}, "'elsewhere' is not the bundle.*--bundle_root"),
     ],

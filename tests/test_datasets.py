@@ -22,6 +22,7 @@ from monai.transforms import (
     RandSpatialCropd,
     ScaleIntensityd,
     ToTensord,
+    Transform,
 )
 from torch import Tensor
 
@@ -165,7 +166,7 @@ class Counted(LoadImaged):
 def cached(scan: Path, *more: Any, **item: Any) -> tuple[DiskCacheDataset, int]:
     """Dataset of one case, and how often its file was read for it."""
     Counted.calls = 0
-    transform = Compose([Counted("image"), *more, RandFlipd("image", prob=0.5)])
+    transform = Compose([Counted("image", ensure_channel_first=True), *more, RandFlipd("image", prob=0.5)])
     dataset = DiskCacheDataset([{"image": str(scan), **item}], transform, str(scan.parent / "cache"), progress=False)
     return dataset, Counted.calls
 
@@ -187,10 +188,19 @@ def test_second_start_reads_nothing_and_a_change_reads_again(scan: Path) -> None
     assert cached(scan, ScaleIntensityd("image"))[1] == 1  # other transforms
     assert cached(scan, ScaleIntensityd("image", maxv=2.0))[1] == 1  # the same with another argument
     assert cached(scan, other="entry")[1] == 1  # another item
-    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4)), scan)
+    array = np.ones((4, 5, 6), np.float32)
+    array[0, 0, :2] = 0, 2
+    nib.save(nib.Nifti1Image(array, np.eye(4)), scan)
     dataset, calls = cached(scan)  # another file under the same name
     assert calls == 1
     assert dataset[0]["image"].abs().sum() == 120 != first
+
+
+class Read(Transform):
+    """Stands for the reading of a series."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {"image": torch.arange(8.0).view(1, 2, 2, 2)}
 
 
 def test_folder_of_a_series_is_read_again_when_one_of_its_files_changes(tmp_path: Path) -> None:
@@ -200,16 +210,29 @@ def test_folder_of_a_series_is_read_again_when_one_of_its_files_changes(tmp_path
     for text in ("a", "a", "ab"):
         if (tmp_path / "series" / "slice").read_text() != text:
             (tmp_path / "series" / "slice").write_text(text)
-        transform = Compose([RandFlipd("x", allow_missing_keys=True)])
+        transform = Compose([Read(), RandFlipd("x", allow_missing_keys=True)])
         names.append(DiskCacheDataset([{"image": str(tmp_path / "series")}], transform, str(tmp_path / "c")).files[0])
     assert names[0] == names[1] != names[2]
 
 
 def test_unreadable_case_is_named_before_training(scan: Path) -> None:
     scan.write_bytes(scan.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"The training case .*scan\.nii\.gz cannot be prepared: "):
+    with pytest.raises(ValueError, match=r"The case .*scan\.nii\.gz cannot be used: "):
         cached(scan)
     assert not (scan.parent / "cache").exists()
+
+
+def test_damaged_cached_case_is_made_anew(scan: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, _ = cached(scan)
+    good = dataset[SampleIndex(0, 0)]["image"].clone()
+    for content in (b"", dataset.files[0].read_bytes()[:400]):
+        dataset.files[0].unlink()  # not written over: a sample is a map of the file
+        dataset.files[0].write_bytes(content)
+        assert torch.equal(dataset[SampleIndex(0, 0)]["image"].as_tensor(), good.as_tensor())
+        assert f"{dataset.files[0]} cannot be read" in caplog.text
+        caplog.clear()
+        dataset[0]
+        assert not caplog.text
 
 
 def test_transforms_that_cannot_be_told_apart_are_cached_for_one_run(scan: Path) -> None:

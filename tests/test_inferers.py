@@ -221,9 +221,9 @@ def test_bfloat16_runs_the_networks_low_and_the_rest_in_float32() -> None:
     assert all(value.isfinite().all() for value in pred.values())
 
 
-@pytest.mark.parametrize("precision", ["float16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_unknown_precision_raises(precision: str) -> None:
-    message = re.escape(f"precision must be one of ['bfloat16', 'float32'], got {precision!r}.")
+    message = re.escape(f"precision must be one of ['bfloat16', 'float16', 'float32'], got {precision!r}.")
     inputs = torch.zeros(2, 1, 4, 4, 4)
     with pytest.raises(ValueError, match=message):
         probes(precision=precision)[0](inputs, Probe())

@@ -13,9 +13,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from simcvd_bundle.cases import match_grid
 from simcvd_bundle.prepare import Prepare, files
 from simcvd_bundle.prepare.left_atrium import crop_left_atrium
-from simcvd_bundle.prepare.volumes import crop_box, match_grid
+from simcvd_bundle.prepare.volumes import crop_box
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

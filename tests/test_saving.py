@@ -12,12 +12,13 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
+from simcvd_bundle.failures import Failures
 from simcvd_bundle.saving import BackgroundWriter, SaveInBackgroundd
 
 
 def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
     affine = torch.diag(torch.tensor([-0.5, 0.6, 2.0, 1.0], dtype=torch.float64))
-    writer = BackgroundWriter()
+    writer = BackgroundWriter(Failures())
     for number in range(9):  # more than wait at once
         mask = MetaTensor(
             torch.full((1, 3, 4, 5), number), affine=affine, meta={"filename_or_obj": f"scan_{number}.nii"}
@@ -36,27 +37,37 @@ def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
         assert np.array_equal(plain.affine, background.affine)
 
 
-def test_an_error_of_a_thread_ends_the_run() -> None:
-    def fail() -> None:
-        raise OSError("No space left on device: mask_seg.nii.gz")
+def test_a_file_that_cannot_be_written_fails_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are written, and nothing half written stays."""
+    save = nib.save
 
-    writer = BackgroundWriter()
-    writer.submit(fail)
-    with pytest.raises(OSError, match="mask_seg"):
-        writer.finish()
-    writer = BackgroundWriter(max_pending=1)
-    writer.submit(fail)
-    with pytest.raises(OSError, match="mask_seg"):
-        writer.submit(print)
+    def full_disk(image: nib.Nifti1Image, path: Path) -> None:
+        if "scan_1" in path.name:
+            path.write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        save(image, path)
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    failures = Failures()
+    writer = BackgroundWriter(failures, max_pending=1)
+    for number in range(3):
+        mask = MetaTensor(torch.zeros(1, 3, 4, 5), meta={"filename_or_obj": f"/in/scan_{number}.nii"})
+        keys = {"output_dir": str(tmp_path), "output_postfix": "seg", "separate_folder": False}
+        SaveInBackgroundd(writer, "pred", **keys)({"image": mask, "pred": mask})
+    writer.finish()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan_0_seg.nii.gz", "scan_2_seg.nii.gz"]
+    message = "1 cases failed, all others.*/in/scan_1.nii: a result cannot be written: OSError.*No space left on device"
+    with pytest.raises(RuntimeError, match=f"(?s){message}"):
+        failures.finish()
 
 
 def test_computation_goes_on_until_too_much_waits() -> None:
     gate = threading.Event()
-    writer = BackgroundWriter(num_threads=1, max_pending=2)
+    writer = BackgroundWriter(Failures(), num_threads=1, max_pending=2)
     for _ in range(2):
-        writer.submit(gate.wait, 60)
-    assert [future.done() for future in writer.pending] == [False, False]
-    third = threading.Thread(target=writer.submit, args=(gate.wait, 60))
+        writer.submit("case", gate.wait, 60)
+    assert [future.done() for _, future in writer.pending] == [False, False]
+    third = threading.Thread(target=writer.submit, args=("case", gate.wait, 60))
     third.start()
     third.join(0.2)
     assert third.is_alive()

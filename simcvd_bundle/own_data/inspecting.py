@@ -13,7 +13,7 @@ import itk
 import nibabel as nib
 import numpy as np
 
-from simcvd_bundle.prepare.volumes import GRID_TOLERANCE
+from simcvd_bundle.cases import GRID_TOLERANCE
 from simcvd_bundle.transforms import TOLERANCE
 
 SAMPLES = 10_000

@@ -10,9 +10,10 @@ from typing import Any
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.intensity.array import ClipIntensityPercentiles, NormalizeIntensity
 
+from simcvd_bundle.cases import match_grid
 from simcvd_bundle.prepare.common import prepare_dataset, require_folders
 from simcvd_bundle.prepare.files import Case, Recipe
-from simcvd_bundle.prepare.volumes import apply, match_grid, read_volume, require_values
+from simcvd_bundle.prepare.volumes import apply, read_volume, require_values
 
 CT_PERCENTILES = (0.5, 99.5)
 

@@ -11,9 +11,10 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.intensity.array import NormalizeIntensity
 
+from simcvd_bundle.cases import match_grid
 from simcvd_bundle.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.prepare.files import Case, Recipe
-from simcvd_bundle.prepare.volumes import apply, crop, crop_box, match_grid, read_volume, require_values
+from simcvd_bundle.prepare.volumes import apply, crop, crop_box, read_volume, require_values
 
 CROP_MIN_SIZE = 112
 """In-plane voxels that the box is grown to before the margin is added: the training patch (UA-MT)."""

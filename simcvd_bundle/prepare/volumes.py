@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from monai.data.image_reader import ImageReader, ITKReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.croppad.array import SpatialCrop
 from monai.transforms.utils import generate_spatial_bounding_box
-
-GRID_TOLERANCE = 0.1
-"""Largest distance, in voxels, between the corners of two grids that count as one grid."""
 
 
 def read_volume(path: Path) -> MetaTensor:
@@ -40,33 +36,6 @@ def read_volume(path: Path) -> MetaTensor:
     if array.ndim != 3:
         raise ValueError(f"{path} has shape {array.shape}: one 3D channel is expected.")
     return MetaTensor(torch.from_numpy(array.astype(np.float32))[None], meta=meta)
-
-
-def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
-    """Check that image and label sample the same points of the world, voxel by voxel.
-
-    Args:
-        image: shape CHWD.
-        label: shape CHWD.
-
-    Returns:
-        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
-
-    Raises:
-        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
-    """
-    shape, label_shape = tuple(image.shape[1:]), tuple(label.shape[1:])
-    if shape != label_shape:
-        raise ValueError(f"image has shape {shape}, label {label_shape}: they must be equal.")
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
-    image_affine, label_affine = np.asarray(image.affine), np.asarray(label.affine)
-    shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
-    if shift_mm > GRID_TOLERANCE * float(image.pixdim.min()):
-        raise ValueError(
-            f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree.\n"
-            f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
-        )
-    return MetaTensor(label.as_tensor(), affine=image.affine)
 
 
 def require_values(label: torch.Tensor, allowed: Sequence[int]) -> None:

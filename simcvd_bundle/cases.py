@@ -1,0 +1,123 @@
+"""What makes a case usable: one grid of finite, varying intensities, and a label of known classes on the same grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from torch import Tensor
+
+from simcvd_bundle.transforms import ClassIndices
+
+GRID_TOLERANCE = 0.1
+"""Largest distance, in voxels, between the corners of two grids that count as one grid."""
+
+
+def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> None:
+    """Refuse a case that cannot train a network or be segmented by one.
+
+    Args:
+        item: ``image`` ``(in_channels, H, W, D)`` and, if labelled, ``label`` ``(1, H, W, D)``, loaded and normalised.
+        in_channels: channels that the network expects.
+        num_classes: number of foreground classes.
+
+    Raises:
+        ValueError: with what is wrong and what to do; the caller names the case.
+    """
+    image = item["image"]
+    if image.ndim != 4 or not all(image.shape):
+        raise ValueError(
+            f"the image has shape {tuple(image.shape)} (channels first): one non-empty 3D volume is expected, so cut "
+            "time series and slices into volumes, or remove the case."
+        )
+    if image.shape[0] != in_channels:
+        raise ValueError(
+            f"the image has {image.shape[0]} channels, but in_channels is {in_channels}: set in_channels, or remove "
+            "the case."
+        )
+    plain = torch.as_tensor(image)
+    low, high = plain.min(), plain.max()  # NaN if there is one
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ValueError("the image has voxels that are NaN or infinite: replace them, or remove the case.")
+    if low == high:
+        raise ValueError(
+            f"the image is constant ({float(low):g} everywhere, after normalisation): replace it, or remove the case."
+        )
+    if isinstance(image, MetaTensor):
+        _check_affine(np.asarray(image.affine), "image")
+    label = item.get("label")
+    if label is None:
+        return
+    if label.ndim == 4 and label.shape[0] != 1:
+        raise ValueError(f"the label has {label.shape[0]} channels: one with the index of the class is expected.")
+    if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+        _check_affine(np.asarray(label.affine), "label")
+        match_grid(_as_loaded(image), _as_loaded(label))
+    ClassIndices(num_classes)(label)
+
+
+def _as_loaded(volume: MetaTensor) -> MetaTensor:
+    """A stand-in on the grid of the file: in validation only the image is resampled."""
+    shape = volume.meta.get("spatial_shape", volume.shape[1:])
+    affine = volume.meta.get("original_affine", volume.affine)
+    return MetaTensor(torch.empty(1).expand(1, *map(int, shape)), affine=affine)
+
+
+def _check_affine(affine: np.ndarray[Any, Any], name: str) -> None:
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(
+            f"the {name}'s affine {affine.round(4).tolist()} is singular or not finite: mend the header's spacing and "
+            "orientation, or remove the case."
+        )
+
+
+def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
+    """Check that image and label sample the same points of the world, voxel by voxel.
+
+    Args:
+        image: shape CHWD.
+        label: shape CHWD.
+
+    Returns:
+        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
+
+    Raises:
+        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
+    """
+    shape, label_shape = tuple(image.shape[1:]), tuple(label.shape[1:])
+    if shape != label_shape:
+        raise ValueError(
+            f"image has shape {shape}, label {label_shape}: they must be equal. Resample the label to the image, or "
+            "remove the case."
+        )
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    image_affine, label_affine = np.asarray(image.affine), np.asarray(label.affine)
+    shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
+    if shift_mm > GRID_TOLERANCE * float(image.pixdim.min()):
+        raise ValueError(
+            f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree. Mend the wrong "
+            "one, or remove the case.\n"
+            f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
+        )
+    return MetaTensor(label.as_tensor(), affine=image.affine)
+
+
+def case_name(item: Any) -> str:
+    """The file or files of an item's image, or the image as text."""
+    image = item.get("image", item) if isinstance(item, Mapping) else item
+    if isinstance(image, MetaTensor):
+        image = image.meta.get("filename_or_obj", "")
+    elif isinstance(image, Tensor):
+        return f"of shape {tuple(image.shape)}"
+    return ", ".join(map(str, image)) if isinstance(image, list | tuple) else str(image)
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that a chain of errors began with; MONAI's transforms wrap it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

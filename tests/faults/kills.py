@@ -1,0 +1,115 @@
+"""Kill -9 a training at random moments, resume it each time, and compare with a run that nobody killed.
+
+Every second kill hits the writing of a checkpoint (the moment that its unfinished file appears), the last two the
+writing of the final weights. `python tests/faults/kills.py --kills 30 --seed 0`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import phantoms, report, run, start, training, wait
+
+from simcvd_bundle.atomic import UNFINISHED
+
+CHECKPOINTS_A_KILL = 4
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    found = (folder / "run" / "checkpoints").glob("checkpoint_*.pt")
+    return sorted(found, key=lambda path: int(path.stem.split("_")[1]))
+
+
+def unfinished(folder: Path, *places: str) -> bool:
+    """Whether a file is being written in one of the places (``os.listdir``, as it takes milliseconds only)."""
+    folders = [folder / place for place in places if (folder / place).is_dir()]
+    return any(name.startswith(UNFINISHED) for path in folders for name in os.listdir(path))
+
+
+def wait_for(moment: str, folder: Path, pid: int, seconds: float) -> bool:
+    """Wait for the moment of the kill; False if the run ended before."""
+    first, end = len_newest(folder), time.monotonic() + seconds
+    places = ("run/checkpoints",) if moment == "checkpoint" else ("run", "models")
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if moment == "random" and (time.monotonic() > end or len_newest(folder) - first >= CHECKPOINTS_A_KILL):
+            return True
+        if moment != "random" and unfinished(folder, *places):
+            return True
+        time.sleep(0.001 if moment == "random" else 0)
+    return False
+
+
+def len_newest(folder: Path) -> int:
+    files = checkpoints(folder)
+    return int(files[-1].stem.split("_")[1]) if files else 0
+
+
+def complete(folder: Path) -> bool:
+    """Every file under its final name can be read."""
+    for path in (*folder.rglob("checkpoint_*.pt"), *folder.rglob("model.pt")):
+        if UNFINISHED not in path.name:
+            torch.load(path, map_location="cpu", weights_only=True)
+    return True
+
+
+def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Run the script; returns the counts."""
+    chance = random.Random(seed)
+    data, log = phantoms(folder / "data" / "phantoms"), folder / "log.txt"
+    settings = {"iterations": (CHECKPOINTS_A_KILL + 1) * kills + 4, "num_workers": 1}
+    whole = folder / "whole"
+    begun = time.monotonic()
+    code, text = run(["train.json"], training(whole, data, **settings), log)
+    assert code == 0, text[-3000:]
+    pace = (time.monotonic() - begun) / settings["iterations"]
+    killed, counts, resume = folder / "killed", Counter[str](), False
+    for number in range(kills):
+        moment = "weights" if number >= kills - 2 else "checkpoint" if number % 2 else "random"
+        before = len_newest(killed)
+        pid = start(["train.json"], training(killed, data, **settings, resume=resume), log)
+        if not wait_for(moment, killed, pid, chance.uniform(0, 2 * CHECKPOINTS_A_KILL * pace)):
+            raise AssertionError(f"the run ended before kill {number} ({moment}): {log.read_text()[-3000:]}")
+        os.kill(pid, signal.SIGKILL)
+        assert wait(pid) == -signal.SIGKILL
+        assert complete(killed)
+        assert len_newest(killed) >= before, "a checkpoint was lost"
+        counts[f"killed at moment: {moment}"] += 1
+        counts["unfinished files left by a kill"] += unfinished(killed, "run/checkpoints", "run", "models")
+        if not checkpoints(killed) and not resume:
+            counts["kills before the first checkpoint"] += 1
+            code, text = run(["train.json"], training(killed, data, **settings, resume=True), log)
+            assert code != 0, "resumed without a checkpoint"
+            assert "No checkpoint to resume in" in text
+        resume = bool(checkpoints(killed))
+    code, text = run(["train.json"], training(killed, data, **settings, resume=True), log)
+    assert code == 0, text[-3000:]
+    resumed = log.read_text().count("Resumed from")
+    counts["starts that resumed from a complete checkpoint"] = resumed
+    counts["checkpoints that could not be read"] = log.read_text().count("cannot be read")
+    assert counts["checkpoints that could not be read"] == 0
+    assert resumed == kills - counts["kills before the first checkpoint"]
+    assert not list((killed / "run").rglob(f"{UNFINISHED}*")), "the run folder is not clean"
+    ends = [torch.load(checkpoints(part)[-1], weights_only=True) for part in (whole, killed)]
+    for name in ("model", "teacher", "projection_head", "teacher_head"):
+        assert all(torch.equal(ends[0][name][key], ends[1][name][key]) for key in ends[0][name]), name
+    assert (whole / "models" / "model.pt").read_bytes() == (killed / "models" / "model.pt").read_bytes()
+    counts["final weights equal, bit for bit"] = 1
+    return {"kills": kills, "seed": seed, "iterations": settings["iterations"], **counts}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        report("kill -9", main(arguments.kills, arguments.seed, Path(temporary)))
