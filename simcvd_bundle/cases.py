@@ -56,15 +56,8 @@ def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> N
         raise ValueError(f"the label has {label.shape[0]} channels: one with the index of the class is expected.")
     if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
         _check_affine(np.asarray(label.affine), "label")
-        match_grid(_as_loaded(image), _as_loaded(label))
+        _compare_grids(_file_grid(image), _file_grid(label))
     ClassIndices(num_classes)(label)
-
-
-def _as_loaded(volume: MetaTensor) -> MetaTensor:
-    """A stand-in on the grid of the file: in validation only the image is resampled."""
-    shape = volume.meta.get("spatial_shape", volume.shape[1:])
-    affine = volume.meta.get("original_affine", volume.affine)
-    return MetaTensor(torch.empty(1).expand(1, *map(int, shape)), affine=affine)
 
 
 def _check_affine(affine: np.ndarray[Any, Any], name: str) -> None:
@@ -88,22 +81,31 @@ def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
     Raises:
         ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
     """
-    shape, label_shape = tuple(image.shape[1:]), tuple(label.shape[1:])
+    _compare_grids((image.shape[1:], image.affine), (label.shape[1:], label.affine))
+    return MetaTensor(label.as_tensor(), affine=image.affine)
+
+
+def _file_grid(volume: MetaTensor) -> tuple[Any, Any]:
+    """Shape and affine in the file that a volume was loaded from; validation resamples images, but not labels."""
+    return volume.meta.get("spatial_shape", volume.shape[1:]), volume.meta.get("original_affine", volume.affine)
+
+
+def _compare_grids(image: tuple[Any, Any], label: tuple[Any, Any]) -> None:
+    shape, label_shape = (tuple(map(int, grid[0])) for grid in (image, label))
     if shape != label_shape:
         raise ValueError(
             f"image has shape {shape}, label {label_shape}: they must be equal. Resample the label to the image, or "
             "remove the case."
         )
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
-    image_affine, label_affine = np.asarray(image.affine), np.asarray(label.affine)
+    image_affine, label_affine = (np.asarray(grid[1], dtype=float) for grid in (image, label))
     shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
-    if shift_mm > GRID_TOLERANCE * float(image.pixdim.min()):
+    if not shift_mm <= GRID_TOLERANCE * np.linalg.norm(image_affine[:3, :3], axis=0).min():
         raise ValueError(
             f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree. Mend the wrong "
             "one, or remove the case.\n"
             f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
         )
-    return MetaTensor(label.as_tensor(), affine=image.affine)
 
 
 def case_name(item: Any) -> str:

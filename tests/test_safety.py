@@ -90,7 +90,7 @@ def test_user_files_are_not_unpickled(run_bundle: Run, dataset_dir: Path, tmp_pa
     run_bundle("train.json", **{"validate::dataset::data": []})
     for path in (tmp_path / "models" / "model.pt", *(tmp_path / "run" / "checkpoints").iterdir()):
         torch.save({"model": Malicious(mark)}, path)
-    np.save(tmp_path / "scan.npy", np.array([Malicious(mark)], dtype=object), allow_pickle=True)  # writing is harmless
+    np.save(tmp_path / "scan.npy", np.array([Malicious(mark)], dtype=object))
     with pytest.raises(RuntimeError):
         run_bundle("train.json", resume=True)
     with pytest.raises(RuntimeError):

@@ -77,7 +77,7 @@ def start(files: list[str], settings: Mapping[str, Any], log: Path, file_size: i
         os._exit(code)
 
 
-def wait(pid: int, seconds: float = 600) -> int:
+def wait(pid: int, seconds: float = 3600) -> int:
     """Exit code of a process; negative is the signal that ended it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,6 +1,6 @@
 """Memory over many short epochs, processes after Ctrl-C, and numbers at low precision over a long small run.
 
-`python tests/faults/endurance.py --epochs 400`
+`python tests/faults/endurance.py --epochs 400 --iterations 400`
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +81,27 @@ def precision(folder: Path, data: Path, name: str, iterations: int) -> dict[str,
     return {f"finite iterations in {name}": iterations}
 
 
-def main(folder: Path, epochs: int, iterations: int) -> dict[str, Any]:
-    """Run all; returns the counts."""
+def main(folder: Path, names: Sequence[str], epochs: int, iterations: int) -> dict[str, Any]:
+    """Run the parts of these names; returns the counts."""
     data = phantoms(folder / "data" / "phantoms")
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "bfloat16": lambda path: precision(path, data, "bfloat16", iterations),
+        "float16": lambda path: precision(path, data, "float16", iterations),
+        "interrupt": lambda path: interrupt(path, data),
+        "memory": lambda path: memory(path, data, epochs),
+    }
     counts: dict[str, Any] = {}
-    for name in ("bfloat16", "float16"):
+    for name in names or parts:
         (folder / name).mkdir()
-        counts |= precision(folder / name, data, name, iterations)
-    for name in ("interrupt", "memory"):
-        (folder / name).mkdir()
-    counts |= interrupt(folder / "interrupt", data)
-    return counts | memory(folder / "memory", data, epochs)
+        counts |= parts[name](folder / name)
+    return counts
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=400)
-    parser.add_argument("--iterations", type=int, default=500, help="of the runs at low precision")
+    parser.add_argument("names", nargs="*", help="bfloat16, float16, interrupt, memory; all without names")
+    parser.add_argument("--epochs", type=int, default=400, help="of the training whose memory is measured")
+    parser.add_argument("--iterations", type=int, default=400, help="of the runs at low precision")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        report("endurance", main(Path(temporary), arguments.epochs, arguments.iterations))
+        report("endurance", main(Path(temporary), arguments.names, arguments.epochs, arguments.iterations))

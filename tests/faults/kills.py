@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -64,7 +65,7 @@ def complete(folder: Path) -> bool:
 def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     """Run the script; returns the counts."""
     chance = random.Random(seed)
-    data, log = phantoms(folder / "data" / "phantoms"), folder / "log.txt"
+    data, log = phantoms(folder / "data" / "phantoms"), folder / "log_whole.txt"
     settings = {"iterations": (CHECKPOINTS_A_KILL + 1) * kills + 4, "num_workers": 1}
     whole = folder / "whole"
     begun = time.monotonic()
@@ -72,31 +73,36 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     assert code == 0, text[-3000:]
     pace = (time.monotonic() - begun) / settings["iterations"]
     killed, counts, resume = folder / "killed", Counter[str](), False
-    for number in range(kills):
-        moment = "weights" if number >= kills - 2 else "checkpoint" if number % 2 else "random"
-        before = len_newest(killed)
+    for number in range(kills + 1):
+        moment = (
+            "never" if number == kills else "weights" if number >= kills - 2 else ("random", "checkpoint")[number % 2]
+        )
+        before, log = len_newest(killed), folder / f"log_{number}.txt"
         pid = start(["train.json"], training(killed, data, **settings, resume=resume), log)
-        if not wait_for(moment, killed, pid, chance.uniform(0, 2 * CHECKPOINTS_A_KILL * pace)):
-            raise AssertionError(f"the run ended before kill {number} ({moment}): {log.read_text()[-3000:]}")
-        os.kill(pid, signal.SIGKILL)
-        assert wait(pid) == -signal.SIGKILL
+        if moment == "never":
+            assert wait(pid) == 0, log.read_text()[-3000:]
+        else:
+            seconds = chance.uniform(0, 2 * CHECKPOINTS_A_KILL * pace)
+            assert wait_for(moment, killed, pid, seconds), f"ended before kill {number}: {log.read_text()[-3000:]}"
+            os.kill(pid, signal.SIGKILL)
+            assert wait(pid) == -signal.SIGKILL
+            counts[f"killed at moment: {moment}"] += 1
+            counts["unfinished files left by a kill"] += unfinished(killed, "run/checkpoints", "run", "models")
         assert complete(killed)
         assert len_newest(killed) >= before, "a checkpoint was lost"
-        counts[f"killed at moment: {moment}"] += 1
-        counts["unfinished files left by a kill"] += unfinished(killed, "run/checkpoints", "run", "models")
+        assert "cannot be read" not in log.read_text()
+        resumed_at = re.findall(r"Resumed from .* at iteration (\d+)\.", log.read_text())
+        assert resumed_at in ([], [str(before)]), f"resumed at {resumed_at} and not at {before}"
+        counts["starts that resumed from the newest checkpoint"] += len(resumed_at)
+        counts["starts killed before they resumed"] += resume and not resumed_at
         if not checkpoints(killed) and not resume:
             counts["kills before the first checkpoint"] += 1
             code, text = run(["train.json"], training(killed, data, **settings, resume=True), log)
             assert code != 0, "resumed without a checkpoint"
             assert "No checkpoint to resume in" in text
         resume = bool(checkpoints(killed))
-    code, text = run(["train.json"], training(killed, data, **settings, resume=True), log)
-    assert code == 0, text[-3000:]
-    resumed = log.read_text().count("Resumed from")
-    counts["starts that resumed from a complete checkpoint"] = resumed
-    counts["checkpoints that could not be read"] = log.read_text().count("cannot be read")
-    assert counts["checkpoints that could not be read"] == 0
-    assert resumed == kills - counts["kills before the first checkpoint"]
+    starts = counts["starts that resumed from the newest checkpoint"] + counts["starts killed before they resumed"]
+    assert starts == kills - counts["kills before the first checkpoint"]
     assert not list((killed / "run").rglob(f"{UNFINISHED}*")), "the run folder is not clean"
     ends = [torch.load(checkpoints(part)[-1], weights_only=True) for part in (whole, killed)]
     for name in ("model", "teacher", "projection_head", "teacher_head"):
