@@ -67,8 +67,9 @@ class ClassIndices(Transform):
         if not integers or not allowed:
             found = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
             shown = ", ".join(f"{value:g}" for value in found[:10]) + (", ..." if len(found) > 10 else "")
+            file = f" {label.meta['filename_or_obj']}" if "filename_or_obj" in getattr(label, "meta", {}) else ""
             raise ValueError(
-                f"The label holds the values {shown}, but "
+                f"The label{file} holds the values {shown}, but "
                 + (f"label_values names {sorted(self.values)} only. " if self.values else
                    f"class_names names {self.num_classes} classes: expected 0 (background) to {self.num_classes}. ")
                 + 'Name all classes, or map the values to classes with label_values, such as {"4": 1}; a mask has '

@@ -319,9 +319,13 @@ def test_empty_labels_are_taken_as_missing_unless_told(folder: Path, capsys: pyt
     assert sum("label" in item for item in load_datalist(str(folder), "training")) == 3
     init(str(folder), keep_empty_labels=True, overwrite=True)
     assert sum("label" in item for item in load_datalist(str(folder), "training")) == 4
+    for name in "bcd":
+        save(folder / "labels" / f"{name}.nii.gz", mask())
+    with pytest.raises(ValueError, match=r"All 4 labels of .* are empty"):
+        init(str(folder), keep_empty_labels=True, overwrite=True)
 
 
-def test_multichannel_and_time_series(tmp_path: Path) -> None:
+def test_multichannel_and_time_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "ab":
         save(tmp_path / "images" / f"{name}.nii.gz", np.random.default_rng(0).normal(size=(20, 18, 8, 3)))
         save(tmp_path / "labels" / f"{name}.nii.gz", mask(1))

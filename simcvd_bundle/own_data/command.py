@@ -37,6 +37,7 @@ def init(
     test: int = 0,
     validation: int = 0,
     seed: int = 0,
+    spacing: Sequence[float] | None = None,
     max_patch_voxels: int = MAX_PATCH_VOXELS,
     keep_empty_labels: bool = False,
     overwrite: bool = False,
@@ -58,6 +59,7 @@ def init(
         test: number of labelled subjects to hold out for the test.
         validation: number of labelled subjects to hold out for validation during training.
         seed: seed of the draw of these subjects.
+        spacing: voxel size in mm to resample to instead of what the rules say, as "[1,1,3]"; coarser is faster.
         max_patch_voxels: voxels of a patch at most; memory of the training is proportional.
         keep_empty_labels: train with labels that are 0 everywhere instead of taking the scan as unlabelled.
         overwrite: replace files that an earlier run wrote.
@@ -81,12 +83,14 @@ def init(
             "names, end their names with _label, or say which files they are with --labels PATTERN."
         )
     values = sorted({value for i in labeled for value in intensities[i].values} - {0})
+    if not values:
+        raise ValueError(f"All {len(labeled)} labels of {root} are empty (0 everywhere): there is no class to learn.")
     classes = _class_names(values, class_names)
     sections, notes = split(root, scans, subject, num_labeled, test, validation, seed)
     seen = {root / item["label"] for item in sections["training"][:num_labeled] if "label" in item}
     foreground = [part.foreground for scan, part in zip(scans, intensities, strict=True) if scan.label in seen]
     overlay, reasons = plan(
-        grids, [part.sample for part in intensities], np.concatenate(foreground), in_channels, max_patch_voxels
+        grids, [part.sample for part in intensities], np.concatenate(foreground), in_channels, max_patch_voxels, spacing
     )
     overlay = {
         "dataset_dir": str(root.resolve()),

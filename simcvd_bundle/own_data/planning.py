@@ -12,7 +12,12 @@ from simcvd_bundle.own_data.inspecting import Grid
 
 
 def plan(
-    grids: Sequence[Grid], samples: Sequence[np.ndarray], foreground: np.ndarray, in_channels: int, max_voxels: int
+    grids: Sequence[Grid],
+    samples: Sequence[np.ndarray],
+    foreground: np.ndarray,
+    in_channels: int,
+    max_voxels: int,
+    asked: Sequence[float] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What the overlay sets because of the geometry and intensities, and why, by topic."""
     codes, spacings = [grid.axcodes for grid in grids], [grid.spacing for grid in grids]
@@ -21,6 +26,11 @@ def plan(
     spacings = [rules.reorder(s, code, turned) for s, code in zip(spacings, codes, strict=True)]
     shapes = [rules.reorder(grid.shape, code, turned) for grid, code in zip(grids, codes, strict=True)]
     spacing, why_spacing = rules.choose_spacing(spacings)
+    if asked is not None:
+        if len(asked) != 3 or min(asked) <= 0:
+            raise ValueError(f"--spacing must be three lengths in mm, got {asked}.")
+        spacing = [float(length) for length in asked]
+        why_spacing = f"to {' x '.join(f'{length:g}' for length in spacing)} mm, as asked for"
     final = tuple(spacing or np.median(spacings, axis=0).tolist())
     extents = np.array(shapes) * np.array(spacings) / final if spacing else np.array(shapes)
     patch = rules.choose_patch(np.median(extents, axis=0).tolist(), final, max_voxels)
