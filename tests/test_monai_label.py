@@ -222,7 +222,7 @@ def test_label_s_inference_keeps_the_orientation(bundle: Path, tmp_path: Path, n
 
     image, label = asymmetric_case(tmp_path, name)
     task = BundleInferTask(str(bundle), {})
-    task.network, task.path = Threshold(), []
+    task._get_network = lambda device, data: Threshold()
     file, _ = task({"image": str(image), "device": "cpu", "result_extension": ".nii.gz"})
     mask = nib.load(file)
     np.testing.assert_allclose(mask.affine, nib.load(image).affine, atol=1e-3)
@@ -238,7 +238,9 @@ def test_our_app_trains_with_the_pool_and_chooses_by_disagreement(
     store = app.datastore()
     with caplog.at_level(logging.INFO):
         app.train({"model": "simcvd", "max_epochs": 1, "val_split": 0, "device": "cpu"})
-    assert "labeled images=3, unlabeled images=2" in caplog.text
+    [line] = [line for line in caplog.messages if line.startswith("> unlabeled_data: ")]  # what MONAI's run was given
+    assert [name in line for name in ("case_0", "case_3", "case_4")] == [False, True, True]
+    assert (bundle / "models" / "replaced").is_dir()
     app.scoring({"method": "disagreement"})
     scores = {image: store.get_image_info(image)[app_module.SCORE] for image in store.get_unlabeled_images()}
     assert scores.keys() == {"case_3", "case_4"}
