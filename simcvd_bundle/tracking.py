@@ -46,9 +46,12 @@ class Tracking:
     def finish(self, *files: str) -> None:
         """Log files and mark the MLflow run as finished."""
         with self.closed_by_errors():
-            tracker, run = next(((t, t.cur_run) for t in self.trackers if t.cur_run), (None, None))
-            for file in files if tracker else ():
-                tracker.client.log_artifact(run.info.run_id, file)
+            for tracker in self.trackers:
+                run: Any = tracker.cur_run
+                if run:
+                    for file in files:
+                        tracker.client.log_artifact(run.info.run_id, file)
+                    break  # the handlers of all engines share one run
         self._close("FINISHED")
 
     @contextmanager
