@@ -46,12 +46,12 @@ class Tracking:
     def finish(self, *files: str) -> None:
         """Log files and mark the MLflow run as finished."""
         with self.closed_by_errors():
-            started: list[tuple[Any, Any]] = [
-                (tracker.client, tracker.cur_run) for tracker in self.trackers if tracker.cur_run
-            ]
-            for client, run in started[:1]:  # all trackers share one MLflow run
-                for file in files:
-                    client.log_artifact(run.info.run_id, file)
+            for tracker in self.trackers:
+                run: Any = tracker.cur_run
+                if run:
+                    for file in files:
+                        tracker.client.log_artifact(run.info.run_id, file)
+                    break  # the handlers of all engines share one run
         self._close("FINISHED")
 
     @contextmanager
