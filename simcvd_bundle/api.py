@@ -150,7 +150,8 @@ def train(
 ) -> Segmenter:
     """Train as ``python -m monai.bundle run training --config_file configs/train.json`` does, on lists of files.
 
-    What it writes is what the command writes; a former run in ``output_dir`` and former weights are kept.
+    What it writes is what the command writes; a former run in ``output_dir`` and former weights are kept. Like the
+    command it seeds the random generators of the process.
 
     Args:
         labeled: pairs of image and label.
