@@ -17,7 +17,7 @@ from conftest import ROOT
         ["kills.py", "--kills", "4"],
         ["storage.py", "full_disk", "second_process"],
         ["bad_input.py", "--every", "8"],
-        ["endurance.py", "--epochs", "12", "--iterations", "12"],
+        ["endurance.py", "--epochs", "12", "--iterations", "30"],
     ],
     ids=lambda arguments: arguments[0],
 )

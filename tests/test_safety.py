@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Run
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
@@ -37,7 +37,11 @@ UNPICKLING = {
 }  # fmt: skip
 UNPACKING = {"shutil.unpack_archive", "extractall", "extract"}
 EXECUTING = {"eval", "exec", "compile", "os.system", "os.popen"}
-EXAMPLES = 500
+FUZZ: dict[str, Any] = {
+    "max_examples": int(os.environ.get("FUZZ_EXAMPLES", "100")), "deadline": None, "derandomize": True,
+    "database": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+}  # fmt: skip
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -147,7 +151,7 @@ def parse(folder: Path, number: Any = None) -> None:
                 assert all(Path(image).is_relative_to(folder) for image in images)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@settings(**FUZZ)
 @given(content=LISTS, number=st.none() | st.integers(-1, 3))
 def test_any_datalist_is_read_or_refused(content: Any, number: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -158,7 +162,7 @@ def test_any_datalist_is_read_or_refused(content: Any, number: Any) -> None:
         parse(folder, number)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@settings(**FUZZ)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")))
 def test_any_bytes_as_a_datalist_are_read_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -177,7 +181,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 CHANGES = st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=8)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@settings(**FUZZ)
 @given(changes=CHANGES, length=st.none() | st.integers(0, 900), packed=st.booleans())
 def test_any_header_is_read_or_refused(scan: bytes, changes: Any, length: int | None, packed: bool) -> None:
     """Bytes of the header changed, the file cut: a usable volume or a ValueError that names the file."""
