@@ -21,9 +21,9 @@ from common import phantoms, report, run, start, training, wait
 
 
 def memory(folder: Path, data: Path, epochs: int) -> dict[str, Any]:
-    """Unshared memory of a training of many epochs, each with a new loader iterator, a validation and a checkpoint.
+    """Resident memory of a training of many epochs, each with a new loader iterator, half with a validation.
 
-    The first quarter, in which caches fill, is left out; growth is the slope of a straight line through the rest.
+    Resident rather than unshared memory: a fork's own copies of its parent's pages are no growth. The first quarter, in which caches fill, is left out; growth is the slope of a straight line through the rest.
     """
     log = folder / "log.txt"
     settings = training(folder, data, iterations=2 * epochs, epoch_length=2, val_interval=4, num_workers=1)
@@ -34,8 +34,10 @@ def memory(folder: Path, data: Path, epochs: int) -> dict[str, Any]:
         if found:
             try:
                 newest = max(int(path.stem.split("_")[1]) for path in found)
-                samples.append((newest / 2, process.memory_full_info().uss / 2**20))
-                files.append(process.num_fds())
+                resident, open_files = process.memory_info().rss / 2**20, process.num_fds()
+                if resident:  # none: it has just ended
+                    samples.append((newest / 2, resident))
+                    files.append(open_files)
             except psutil.Error:
                 break
         time.sleep(0.2)

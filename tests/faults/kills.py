@@ -1,7 +1,8 @@
 """Kill -9 a training at random moments, resume it each time, and compare with a run that nobody killed.
 
-Every second kill hits the writing of a checkpoint (the moment that its unfinished file appears), the last two the
-writing of the final weights. `python tests/faults/kills.py --kills 30 --seed 0`
+Kills come in turns at a random moment of the start-up, at a random moment of the iterations, and in the moment that an
+unfinished checkpoint appears, the last two while the final weights are written.
+`python tests/faults/kills.py --kills 30 --seed 0`
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from common import phantoms, report, run, start, training, wait
 
 from simcvd_bundle.atomic import UNFINISHED
 
-CHECKPOINTS_A_KILL = 4
+MOMENTS = ("checkpoint", "iteration", "checkpoint", "iteration", "start")
+CHECKPOINTS_A_KILL = 2
+"""New checkpoints before a kill, at most (one at least before one of an iteration or a checkpoint)."""
+START_SECONDS = 3.0
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -36,16 +40,23 @@ def unfinished(folder: Path, *places: str) -> bool:
     return any(name.startswith(UNFINISHED) for path in folders for name in os.listdir(path))
 
 
-def wait_for(moment: str, folder: Path, pid: int, seconds: float) -> bool:
+def wait_for(moment: str, folder: Path, pid: int, chance: random.Random) -> bool:
     """Wait for the moment of the kill; False if the run ended before."""
-    first, end = len_newest(folder), time.monotonic() + seconds
+    wanted = len_newest(folder) + chance.randint(1, CHECKPOINTS_A_KILL)
+    end = time.monotonic() + chance.uniform(0, START_SECONDS)
     places = ("run/checkpoints",) if moment == "checkpoint" else ("run", "models")
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if moment == "random" and (time.monotonic() > end or len_newest(folder) - first >= CHECKPOINTS_A_KILL):
+        if moment == "start" and time.monotonic() > end:
             return True
-        if moment != "random" and unfinished(folder, *places):
+        if moment == "iteration" and len_newest(folder) >= wanted:
+            time.sleep(chance.uniform(0, 0.3))
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        if moment == "checkpoint" and len_newest(folder) >= wanted and unfinished(folder, *places):
             return True
-        time.sleep(0.001 if moment == "random" else 0)
+        if moment == "weights" and unfinished(folder, *places):
+            return True
+        near = moment == "checkpoint" and len_newest(folder) >= wanted
+        time.sleep(0 if near else 0.002)  # a checkpoint is written in milliseconds
     return False
 
 
@@ -66,27 +77,22 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     """Run the script; returns the counts."""
     chance = random.Random(seed)
     data, log = phantoms(folder / "data" / "phantoms"), folder / "log_whole.txt"
-    settings = {"iterations": (CHECKPOINTS_A_KILL + 1) * kills + 4, "num_workers": 1}
+    settings = {"iterations": (CHECKPOINTS_A_KILL + 2) * kills + 4, "num_workers": 1}
     whole = folder / "whole"
-    begun = time.monotonic()
-    code, text = run(["train.json"], training(whole, data, **settings), log)
-    assert code == 0, text[-3000:]
-    pace = (time.monotonic() - begun) / settings["iterations"]
+    whole_pid = start(["train.json"], training(whole, data, **settings), log)
     killed, counts, resume = folder / "killed", Counter[str](), False
     for number in range(kills + 1):
-        moment = (
-            "never" if number == kills else "weights" if number >= kills - 2 else ("random", "checkpoint")[number % 2]
-        )
+        moment = "never" if number == kills else "weights" if number >= kills - 2 else MOMENTS[number % len(MOMENTS)]
         before, log = len_newest(killed), folder / f"log_{number}.txt"
         pid = start(["train.json"], training(killed, data, **settings, resume=resume), log)
         if moment == "never":
             assert wait(pid) == 0, log.read_text()[-3000:]
         else:
-            seconds = chance.uniform(0, 2 * CHECKPOINTS_A_KILL * pace)
-            assert wait_for(moment, killed, pid, seconds), f"ended before kill {number}: {log.read_text()[-3000:]}"
+            assert wait_for(moment, killed, pid, chance), f"ended before kill {number}: {log.read_text()[-3000:]}"
             os.kill(pid, signal.SIGKILL)
             assert wait(pid) == -signal.SIGKILL
             counts[f"killed at moment: {moment}"] += 1
+            print(f"kill {number} ({moment}): {before} checkpoints before, {len_newest(killed)} after", flush=True)
             counts["unfinished files left by a kill"] += unfinished(killed, "run/checkpoints", "run", "models")
         assert complete(killed)
         assert len_newest(killed) >= before, "a checkpoint was lost"
@@ -103,6 +109,7 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
         resume = bool(checkpoints(killed))
     starts = counts["starts that resumed from the newest checkpoint"] + counts["starts killed before they resumed"]
     assert starts == kills - counts["kills before the first checkpoint"]
+    assert wait(whole_pid) == 0, (folder / "log_whole.txt").read_text()[-3000:]
     assert not list((killed / "run").rglob(f"{UNFINISHED}*")), "the run folder is not clean"
     ends = [torch.load(checkpoints(part)[-1], weights_only=True) for part in (whole, killed)]
     for name in ("model", "teacher", "projection_head", "teacher_head"):
