@@ -67,7 +67,8 @@ class ClassIndices(Transform):
         if not integers or not allowed:
             found = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
             shown = ", ".join(f"{value:g}" for value in found[:10]) + (", ..." if len(found) > 10 else "")
-            file = f" {label.meta['filename_or_obj']}" if "filename_or_obj" in getattr(label, "meta", {}) else ""
+            meta = label.meta if isinstance(label, MetaTensor) else {}
+            file = f" {meta['filename_or_obj']}" if "filename_or_obj" in meta else ""
             raise ValueError(
                 f"The label{file} holds the values {shown}, but "
                 + (f"label_values names {sorted(self.values)} only. " if self.values else
