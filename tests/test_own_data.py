@@ -279,6 +279,15 @@ def test_init_writes_what_load_datalist_reads(folder: Path, capsys: pytest.Captu
         assert text in printed
 
 
+def test_spacing_asked_for_is_that_of_the_overlay(folder: Path) -> None:
+    init(str(folder), spacing=[1.6, 1.6, 5])
+    overlay = json.loads((folder / "data_mine.json").read_text())
+    assert overlay["spacing"] == [1.6, 1.6, 5.0]
+    assert overlay["patch_size"] == [10, 10, 8]
+    with pytest.raises(ValueError, match="--spacing must be three lengths"):
+        init(str(folder), spacing=[1, 0, 1], overwrite=True)
+
+
 def test_init_overwrites_nothing_unless_told(folder: Path) -> None:
     init(str(folder))
     written = (folder / "dataset.json").stat().st_mtime_ns

@@ -124,7 +124,7 @@ def choose_patch(shape: Sequence[float], spacing: Triple, max_voxels: int) -> li
     Raises:
         ValueError: when ``max_voxels`` is too small for any patch.
     """
-    side, depth = math.ceil(max(shape[:2])), math.ceil(shape[2])
+    side, depth = (math.ceil(round(size, 2)) for size in (max(shape[:2]), shape[2]))  # affines are rounded
     while True:
         strides = choose_network((side, side, depth), spacing)[0]
         step = max(math.prod(stride[axis] for stride in strides) for axis in (0, 1))
