@@ -10,7 +10,7 @@ test: $(VENV)/installed  ## all checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest -n 2 --durations 15
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

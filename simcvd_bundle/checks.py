@@ -34,10 +34,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "an integer of at least 1": (
         lambda value: type(value) is int and value >= 1,
         "iterations epoch_length labeled_batch_size val_interval checkpoint_interval log_interval in_channels "
-        "head_pool_size fast_max_voxels rampup_length lr_step num_slices num_labeled",
+        "head_pool_size fast_max_voxels lr_step num_slices num_labeled",
     ),
     "an integer of at least 0": (
-        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed",
+        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed "
+        "rampup_length",
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,

@@ -52,7 +52,7 @@ def test_training_is_that_of_the_command(run_bundle: Run, folders: Folders, tmp_
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (output, tmp_path / "run")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert sorted(path.name for path in output.iterdir()) == [
-        "cache", "checkpoints", "model.pt", "models", "tensorboard",
+        ".lock", "cache", "checkpoints", "model.pt", "models", "tensorboard",
     ]  # fmt: skip
 
 

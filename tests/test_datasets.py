@@ -257,13 +257,14 @@ class ScaledBy(ToTensord):
 def test_of_a_large_case_a_random_box_is_read(tmp_path: Path) -> None:
     image = np.arange(12 * 6 * 9, dtype=np.float32).reshape(12, 6, 9)
     nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image(image % 2, np.eye(4)), tmp_path / "b.nii")
     load = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
-    item = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "a.nii")}
+    item = {"image": str(tmp_path / "a.nii"), "label": str(tmp_path / "b.nii")}
     dataset = DiskCacheDataset([item], load, str(tmp_path / "cache"), progress=False, region=[4, 8, 5])
     boxes = [dataset[SampleIndex(0, seed)] for seed in range(20)]
     for box in boxes:
         assert box["image"].shape == (1, 4, 6, 5)
-        assert torch.equal(box["image"], box["label"])
+        assert torch.equal(box["image"] % 2, box["label"])
         first = int(box["image"].min())
         corner = np.array(np.unravel_index(first, image.shape))
         assert box["image"][0].tolist() == image[corner[0] : corner[0] + 4, :, corner[2] : corner[2] + 5].tolist()
@@ -272,8 +273,11 @@ def test_of_a_large_case_a_random_box_is_read(tmp_path: Path) -> None:
 
 
 def test_unlabeled_data_follow_without_their_labels(scan: Path) -> None:
-    item = {"image": str(scan), "label": "labelled"}
-    transform = Compose([LoadImaged("image")])
+    mask = scan.parent / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.eye(4, 5, dtype=np.uint8)[..., None].repeat(6, -1), np.eye(4)), mask)
+    item = {"image": str(scan), "label": str(mask)}
+    keys = ["image", "label"]
+    transform = Compose([LoadImaged(keys, allow_missing_keys=True), EnsureChannelFirstd(keys, allow_missing_keys=True)])
     dataset = DiskCacheDataset([item], transform, str(scan.parent / "c"), progress=False, unlabeled_data=[item, item])
     assert ["label" in dataset[index] for index in range(len(dataset))] == [True, False, False]
     assert torch.equal(dataset[0]["image"], dataset[2]["image"])

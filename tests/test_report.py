@@ -197,7 +197,7 @@ def test_whole_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     report(folders, str(out), names=["A<b>", "B"], baseline="B")
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.md", "tables.csv"]
-    page = Page((out / "report.html").read_text())
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "link", "iframe", "object", "b"} & set(tags)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -205,14 +205,14 @@ def test_whole_report(tmp_path: Path) -> None:
     assert len(images) == 3  # two box plots, one plot over labelled cases
     assert all(str(image["src"]).startswith("data:image/") and image["alt"] for image in images)
     assert all(str(a["href"]).startswith("#section-") for tag, a in page.tags if tag == "a")
-    style = (out / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    style = (out / "report.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
     assert {EVIL, "A<b>", "w/model.pt", "window", "67.50 ± 11.46", "17.50 ± 11.46", "8 / 0", "+50.00"} <= set(
         page.cells
     )
     assert "transductive" in page.text
-    markdown = (out / "report.md").read_text()
+    markdown = (out / "report.md").read_text(encoding="utf-8")
     assert "| A&lt;b&gt; | 67.50 ± 11.46 | 67.50 | 0 |" in markdown
     assert r"onerror=alert(1)&gt;\|b |" in markdown
     assert "<img" not in markdown
@@ -227,7 +227,7 @@ def test_whole_report(tmp_path: Path) -> None:
 
 def test_single_evaluation_leaves_sections_out(tmp_path: Path) -> None:
     report([evaluation(tmp_path / "a", one_class(0.5, 0.6))], str(tmp_path / "out"))
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     for reason in ("one evaluation only", "no predictions given", "different numbers", "no run folders given"):
         assert reason in text
 
@@ -263,7 +263,7 @@ def test_damaged_evaluations_are_named(tmp_path: Path, damage: Any, error: type[
 
 def replace(folder: Path, old: str, new: str, lines: int | None = None) -> None:
     table = folder / "per_case.csv"
-    table.write_text("".join(table.read_text().replace(old, new).splitlines(keepends=True)[:lines]))
+    table.write_text("".join(table.read_text(encoding="utf-8").replace(old, new).splitlines(keepends=True)[:lines]))
 
 
 def test_wrong_options(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_command_line(tmp_path: Path) -> None:
     a, b = (evaluation(tmp_path / name, one_class(0.5)) for name in "ab")
     options = [f"--evaluations=[{a},{b}]", f"--output_dir={tmp_path / 'out'}", "--names=[1e-3,0.10]", "--baseline=0.10"]
     fire.Fire({"report": report}, ["report", *options])
-    assert "Baseline: 0.10." in (tmp_path / "out" / "report.md").read_text()
+    assert "Baseline: 0.10." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_matplotlib_loads_with_the_command_only() -> None:

@@ -62,7 +62,7 @@ def test_a_broken_training_is_marked_and_not_continued(
 
 
 def test_failing_to_write_the_weights_marks_the_run(run_bundle: Run, tmp_path: Path) -> None:
-    (tmp_path / "models").write_text("a file where the folder should be")
+    (tmp_path / "models" / "model.pt").mkdir(parents=True)  # a folder where the file should be
     with pytest.raises(RuntimeError):
         run_bundle("train.json", tracking="mlflow")
     assert [run.info.status for run in runs(tmp_path / "run")] == ["FAILED"]
