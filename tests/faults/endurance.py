@@ -23,7 +23,8 @@ from common import phantoms, report, run, start, training, wait
 def memory(folder: Path, data: Path, epochs: int) -> dict[str, Any]:
     """Resident memory of a training of many epochs, each with a new loader iterator, half with a validation.
 
-    Resident rather than unshared memory: a fork's own copies of its parent's pages are no growth. The first quarter, in which caches fill, is left out; growth is the slope of a straight line through the rest.
+    Resident rather than unshared memory: a fork's own copies of its parent's pages are no growth. The first quarter, in
+    which caches fill, is left out; growth is the slope of a straight line through the rest.
     """
     log = folder / "log.txt"
     settings = training(folder, data, iterations=2 * epochs, epoch_length=2, val_interval=4, num_workers=1)
