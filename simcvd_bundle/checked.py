@@ -32,7 +32,7 @@ class CheckedDataset(Dataset):
     def prepared(self, index: int, end: int | None = None) -> Any:
         """Case after the transforms before number ``end``, checked."""
         try:
-            item = self.transform(dict(self.data[index]), end=end, threading=True)
+            item = self.transform(dict(self.data[index]), end=end)
             check_case(item, self.in_channels, self.num_classes)
         except Exception as error:  # whatever a reader or a transform raises
             raise ValueError(f"The case {case_name(self.data[index])} cannot be used: {first_cause(error)}") from error

@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class DiskCacheDataset(Dataset):
     ) -> None:  # fmt: skip
         data = [*data, *({"image": item["image"]} for item in unlabeled_data)]
         super().__init__(data, transform)
-        self.checked = CheckedDataset(data, transform, in_channels, num_classes)
+        self.channels = (in_channels, num_classes)
         self.region = region
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
@@ -103,7 +104,9 @@ class DiskCacheDataset(Dataset):
         return folder
 
     def _prepare(self, index: int) -> None:
-        item = self.checked.prepared(index, end=self.first_random)
+        # a copy for the thread: MONAI's NibabelReader keeps the names of the files that it is reading
+        case = CheckedDataset([self.data[index]], deepcopy(self.transform), *self.channels)
+        item = case.prepared(0, end=self.first_random)
         try:
             with atomically(self.files[index], durable=False) as file:
                 torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)

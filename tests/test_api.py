@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert line in block
         block = block.replace(line, shorter)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(block, names)
+    Path("readme.py").write_text(block)
+    names = runpy.run_path("readme.py")
     assert names["result"].mask.shape == names["result"].uncertainty.shape == (1, 64, 64, 48)
     assert (tmp_path / "runs" / "python" / "model.pt").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -270,6 +271,21 @@ def test_of_a_large_case_a_random_box_is_read(tmp_path: Path) -> None:
         assert box["image"][0].tolist() == image[corner[0] : corner[0] + 4, :, corner[2] : corner[2] + 5].tolist()
     assert len({int(box["image"].min()) for box in boxes}) > 10
     assert torch.equal(dataset[SampleIndex(0, 3)]["image"], boxes[3]["image"])
+
+
+class Stateful(Transform):
+    """Keeps what it reads, as MONAI's readers do."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        self.number = data["image"]
+        time.sleep(0.01)
+        return {"image": self.number + torch.arange(8.0).reshape(1, 2, 2, 2)}
+
+
+def test_cases_read_in_threads_are_not_mixed_up(tmp_path: Path) -> None:
+    data = [{"image": number} for number in range(8)]
+    dataset = DiskCacheDataset(data, Compose([Stateful()]), str(tmp_path / "c"), num_workers=4, progress=False)
+    assert [int(dataset[number]["image"].min()) for number in range(8)] == list(range(8))
 
 
 def test_unlabeled_data_follow_without_their_labels(scan: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ def test_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     example = (ROOT / "docs" / "own_data.md").read_text().split("## What init accepts")[0]
-    exec(compile(re.findall(r"```python\n(.*?)```", example, re.S)[0], "phantoms.py", "exec"), {})
+    Path("phantoms.py").write_text(re.findall(r"```python\n(.*?)```", example, re.S)[0])
+    runpy.run_path("phantoms.py")
     commands = [line for block in re.findall(r"```bash\n(.*?)```", example, re.S) for line in block.splitlines()]
     assert [shlex.split(line)[:3] for line in commands if line] == [
         ["python", "-m", "simcvd_bundle"], *[["python", "-m", "monai.bundle"]] * 3, ["python", "-m", "simcvd_bundle"],

@@ -407,7 +407,7 @@ def test_a_killed_process_ends_all_and_one_process_continues(
     )  # fmt: skip
     assert result.returncode != 0
     assert re.search(r"rank\s*: 1 .*\n.*exitcode\s*: -9", result.stderr), result.stderr
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "models" / "model.pt").exists()
     run_bundle("train.json", iterations=8, resume=True)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "checkpoint_8.pt", weights_only=True)
     assert checkpoint["trainer"]["iteration"] == 8

@@ -34,10 +34,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem.split("_")[1]))
 
 
-def unfinished(folder: Path, *places: str) -> bool:
-    """Whether a file is being written in one of the places (``os.listdir``, as it takes milliseconds only)."""
+def unfinished(folder: Path, *places: str) -> set[str]:
+    """Files that are being written in one of the places (``os.listdir``, as it takes milliseconds only)."""
     folders = [folder / place for place in places if (folder / place).is_dir()]
-    return any(name.startswith(UNFINISHED) for path in folders for name in os.listdir(path))
+    return {name for path in folders for name in os.listdir(path) if name.startswith(UNFINISHED)}
 
 
 def wait_for(moment: str, folder: Path, pid: int, chance: random.Random) -> bool:
@@ -45,15 +45,16 @@ def wait_for(moment: str, folder: Path, pid: int, chance: random.Random) -> bool
     wanted = len_newest(folder) + chance.randint(1, CHECKPOINTS_A_KILL)
     end = time.monotonic() + chance.uniform(0, START_SECONDS)
     places = ("run/checkpoints",) if moment == "checkpoint" else ("run", "models")
+    left = unfinished(folder, *places)  # by the kill before
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if moment == "start" and time.monotonic() > end:
             return True
         if moment == "iteration" and len_newest(folder) >= wanted:
             time.sleep(chance.uniform(0, 0.3))
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        if moment == "checkpoint" and len_newest(folder) >= wanted and unfinished(folder, *places):
+        if moment == "checkpoint" and len_newest(folder) >= wanted and unfinished(folder, *places) - left:
             return True
-        if moment == "weights" and unfinished(folder, *places):
+        if moment == "weights" and unfinished(folder, *places) - left:
             return True
         near = moment == "checkpoint" and len_newest(folder) >= wanted
         time.sleep(0 if near else 0.002)  # a checkpoint is written in milliseconds
@@ -93,7 +94,7 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             assert wait(pid) == -signal.SIGKILL
             counts[f"killed at moment: {moment}"] += 1
             print(f"kill {number} ({moment}): {before} checkpoints before, {len_newest(killed)} after", flush=True)
-            counts["unfinished files left by a kill"] += unfinished(killed, "run/checkpoints", "run", "models")
+            counts["unfinished files left by a kill"] += bool(unfinished(killed, "run/checkpoints", "run", "models"))
         assert complete(killed)
         assert len_newest(killed) >= before, "a checkpoint was lost"
         assert "cannot be read" not in log.read_text()
