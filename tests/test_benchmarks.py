@@ -23,8 +23,11 @@ def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_train_step(tmp_path: Path) -> None:
-    figures = run(tmp_path, "train_step.py", "--precision", "float32", "--patch", "32", "32", "32", "--rounds", "1")
+def test_train_step(tmp_path: Path, dataset_dir: Path) -> None:
+    figures = run(
+        tmp_path, "train_step.py", "--precision", "float32", "--patch", "16", "16", "16", "--rounds", "1",
+        "--dataset_dir", str(dataset_dir),
+    )  # fmt: skip
     assert figures["ratio"] == pytest.approx(figures["iteration_s"] / figures["floor_s"])
     assert figures["ratio"] > 0.5
     assert 0 <= figures["data_wait_fraction"] < 1
@@ -35,8 +38,13 @@ def test_train_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_inference(tmp_path: Path) -> None:
-    figures = run(tmp_path, "inference.py", "--precision", "float32", "--cases", "2")
+def test_inference(tmp_path: Path, dataset_dir: Path) -> None:
+    tiny = tmp_path / "tiny.json"
+    tiny.write_text(json.dumps(TINY))
+    figures = run(
+        tmp_path, "inference.py", "--precision", "float32", "--cases", "2", "--config_file", str(tiny),
+        "--dataset_dir", str(dataset_dir),
+    )  # fmt: skip
     assert figures["cases"] == 2
     assert figures["speedup"] == pytest.approx(figures["window_s"] / figures["fast_s"])
     assert figures["dice_difference"] == pytest.approx(figures["fast_dice"] - figures["window_dice"])
