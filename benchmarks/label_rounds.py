@@ -36,7 +36,7 @@ ROUNDS = (2, 4, 8)
 DARK = 0.25  # fraction of cases
 NETWORK = {"patch_size": [32, 32, 16], "network_def::base_channels": 4, "network_def::dropout": 0.2}
 SETTINGS = {
-    **NETWORK, "head_pool_size": 32, "learning_rate": 0.05, "num_workers": 0, "validate::dataset::data": [],
+    **NETWORK, "head_pool_size": 32, "num_workers": 0, "validate::dataset::data": [],
 }  # fmt: skip
 ARMS = {"no pool, random": (False, False), "pool, random": (True, False), "pool, disagreement": (True, True)}
 """Name of a comparison: whether it has the pool, and whether disagreement chooses the next cases."""
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of phantoms, first cases and training")
-    parser.add_argument("--iterations", type=int, default=40, help="of each round")
+    parser.add_argument("--iterations", type=int, default=150, help="of each round")
     parser.add_argument("--pool", type=int, default=24, help="cases that can be labelled")
     parser.add_argument("--test", type=int, default=12, help="cases that are scored")
     args = parser.parse_args()

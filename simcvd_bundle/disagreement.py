@@ -7,24 +7,27 @@ from torch import Tensor
 
 
 def mask_disagreement(pred: Tensor) -> float:
-    """One minus the Dice between the mask by probability and the mask by signed distance, mean over the classes.
+    """One minus the overlap of the mask by probability and the mask by signed distance, mean over the classes.
 
-    The two branches share all layers but their last, and trained cases teach them to agree; where they do not, the
-    network has not seen the like (the discrepancy that DTC penalises, Luo et al., AAAI 2021).
+    The mask by signed distance has the voxels deepest inside, as many as the mask by probability: the contrast shifts
+    the level of the predicted map (docs/methods.md), so its zero is no boundary. The two branches share all layers but
+    their last, and trained cases teach them to agree; where they do not, the network has not seen the like (the
+    discrepancy that DTC penalises, Luo et al., AAAI 2021).
 
     Args:
         pred: ``(2 C + 1, *spatial)``, probabilities of background and ``C`` classes, then their signed distance maps,
             as the inferers give with ``with_sdm``.
 
     Returns:
-        0 (equal masks) to 1. A class that neither branch finds counts 1: an image in which nothing is found says more
-        about the network than about the image.
+        0 (equal masks) to 1. A class that is not found counts 1: an image in which nothing is found says more about the
+        network than about the image.
     """
     num_classes = len(pred) // 2
     by_probability = pred[: num_classes + 1].argmax(0)
     scores = []
     for number in range(1, num_classes + 1):
-        a, b = by_probability == number, pred[num_classes + number] < 0
-        total = int(a.sum() + b.sum())
-        scores.append(1 - 2 * int((a & b).sum()) / total if total else 1.0)
+        mask = (by_probability == number).flatten()
+        size = int(mask.sum())
+        deepest = pred[num_classes + number].flatten().topk(size, largest=False).indices
+        scores.append(1 - int(mask[deepest].sum()) / size if size else 1.0)
     return float(torch.tensor(scores).mean())
