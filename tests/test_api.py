@@ -150,7 +150,7 @@ def test_import_is_cheap_and_needs_no_configs() -> None:
 
 @pytest.mark.slow
 def test_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     for line, shorter in (
         ("iterations=100", "iterations=2, ckpt_dir='models', cache_dir='cache'"),
         ("dropout_samples=10", "dropout_samples=2"),
@@ -159,7 +159,7 @@ def test_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert line in block
         block = block.replace(line, shorter)
     monkeypatch.chdir(tmp_path)
-    Path("readme.py").write_text(block)
+    Path("readme.py").write_text(block, encoding="utf-8")
     names = runpy.run_path("readme.py")
     assert names["result"].mask.shape == names["result"].uncertainty.shape == (1, 64, 64, 48)
     assert (tmp_path / "runs" / "python" / "model.pt").is_file()

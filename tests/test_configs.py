@@ -136,7 +136,7 @@ def test_metadata_fits_the_package() -> None:
     metadata = load("metadata.json")
     assert metadata["version"] == simcvd_bundle.__version__
     assert metadata["version"] in metadata["changelog"]
-    assert f"## {metadata['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {metadata['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
     claimed = {
         "monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"],

@@ -123,7 +123,7 @@ def test_push_to_the_hub_sends_the_release_and_a_card(hub: list[tuple[str, Any]]
     (commit,) = (content for path, content in hub if "/commit/" in path)
     sent = {entry["value"]["path"] for entry in commit if entry["key"] == "file"}
     assert sent == {p.relative_to(tmp_path / NAME).as_posix() for p in (tmp_path / NAME).rglob("*") if p.is_file()}
-    card = (tmp_path / NAME / "README.md").read_text()
+    card = (tmp_path / NAME / "README.md").read_text(encoding="utf-8")
     assert card.startswith(
         "---\ntags:\n- monai\n- medical\nlibrary_name: monai\nlicense: apache-2.0\n---\n# Model Overview"
     )

@@ -203,7 +203,7 @@ def test_any_header_is_read_or_refused(scan: bytes, changes: Any, length: int | 
 
 def test_the_docs_say_that_configs_execute_code() -> None:
     """And they do: an expression of an overlay runs."""
-    assert "Configs are programs" in (ROOT / "README.md").read_text()
+    assert "Configs are programs" in (ROOT / "README.md").read_text(encoding="utf-8")
     result = subprocess.run(
         [sys.executable, "-c", "from monai.bundle import ConfigParser as P; print(P({'a': '$6 * 7'})"
          ".get_parsed_content('a'))"], capture_output=True, text=True, check=True,
