@@ -8,7 +8,7 @@ import multiprocessing
 import platform
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import monai
 import psutil
 import torch
+from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -78,3 +79,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     result.add_argument("--precision", default="bfloat16")
     result.add_argument("--json", metavar="FILE", help="write the figures here")
     return result
+
+
+def parser_of_cases(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of the benchmarks that segment cases of a datalist."""
+    result = parser(description)
+    result.add_argument("--section", default="labeled", help="section of the datalist (labeled, unlabeled, test)")
+    result.add_argument("--cases", type=int, default=16, help="cases that are segmented")
+    return result
+
+
+def training_config(overlays: Sequence[str]) -> ConfigParser:
+    """``configs/train.json`` with overlays."""
+    config = ConfigParser()
+    config.read_config([str(ROOT / "configs" / "train.json"), *overlays])
+    config["bundle_root"] = str(ROOT)
+    return config

@@ -15,8 +15,7 @@ import time
 from typing import Any
 
 import torch
-from common import ROOT, parser, peak_memory, report, synchronize
-from monai.bundle import ConfigParser
+from common import parser_of_cases, peak_memory, report, synchronize, training_config
 from monai.transforms import SaveImage
 from torch import Tensor
 
@@ -44,15 +43,11 @@ def dice(probabilities: Tensor, label: Tensor) -> float:
 
 def main() -> None:
     """Measure and report."""
-    arguments = parser(__doc__)
+    arguments = parser_of_cases(__doc__)
     arguments.add_argument("--weights", help="model.pt of a training (default: random weights)")
-    arguments.add_argument("--section", default="labeled", help="section of the datalist (labeled, unlabeled, test)")
-    arguments.add_argument("--cases", type=int, default=16)
     chosen = arguments.parse_args()
     keep_freed_memory()
-    config = ConfigParser()
-    config.read_config([str(ROOT / "configs" / "train.json"), *chosen.config_file])
-    config["bundle_root"] = str(ROOT)
+    config = training_config(chosen.config_file)
     with tempfile.TemporaryDirectory() as folder:
         config["dataset_dir"] = chosen.dataset_dir or phantom_dataset(folder + "/phantoms", shape=(160, 144, 88))
         get = config.get_parsed_content

@@ -22,9 +22,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from common import ROOT, parser, report
+from common import parser_of_cases, report, training_config
 from inference import dice
-from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from torch import Tensor, nn
 
@@ -97,16 +96,12 @@ def mean_of(results: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and report."""
-    arguments = parser(__doc__)
+    arguments = parser_of_cases(__doc__)
     arguments.add_argument("--checkpoint", required=True, help="a file of RUN/checkpoints")
     arguments.add_argument("--batches", type=int, default=4)
-    arguments.add_argument("--section", default="labeled", help="section whose cases are segmented")
-    arguments.add_argument("--cases", type=int, default=16)
     chosen = arguments.parse_args()
     keep_freed_memory()
-    config = ConfigParser()
-    config.read_config([str(ROOT / "configs" / "train.json"), *chosen.config_file])
-    config["bundle_root"] = str(ROOT)
+    config = training_config(chosen.config_file)
     for name in ("dataset_dir", "cache_dir", "precision"):
         if getattr(chosen, name):
             config[name] = getattr(chosen, name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished_"
 """How the names of unfinished files begin; a kill leaves them behind."""
@@ -32,3 +34,9 @@ def atomically(path: Path, durable: bool = True) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON."""
+    with atomically(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")

@@ -19,7 +19,7 @@ from fire.decorators import SetParseFns
 from monai.bundle import ConfigParser
 
 from simcvd_bundle.arguments import parse_list, parse_numbers
-from simcvd_bundle.atomic import atomically
+from simcvd_bundle.atomic import write_json
 from simcvd_bundle.folds import write_folds
 from simcvd_bundle.provenance import provenance
 
@@ -165,8 +165,8 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
     if not (folder / "model.pt").is_file():
         resume = any(folder.glob("checkpoints/checkpoint_*.pt"))
         record["starts"].append(provenance())
-        _write(folder / RECORD, record)
-        _write(folder / CONFIG, _merged(run))
+        write_json(folder / RECORD, record)
+        write_json(folder / CONFIG, _merged(run))
         logger.info("%s: training%s", run.name, ", continued" if resume else "")
         if not _bundle("training", run.files, {**common, "output_dir": folder, "resume": resume}, folder, device):
             return False
@@ -192,11 +192,6 @@ def _merged(run: Run) -> dict[str, Any]:
         parser[name] = value
     content: dict[str, Any] = parser.get()
     return content
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with atomically(path) as file:
-        file.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def _bundle(run_id: str, files: Sequence[str], settings: Mapping[str, Any], folder: Path, device: int) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from simcvd_bundle.atomic import atomically
+from simcvd_bundle.atomic import write_json
 from simcvd_bundle.datalists import load_datalist
 
 
@@ -39,8 +38,6 @@ def write_folds(
     for fold in range(folds):
         kept = [item for number, item in enumerate(labeled) if number % folds != fold]
         file = output_dir / f"fold_{fold}.json"
-        with atomically(file) as unfinished:
-            content = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
-            unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
+        write_json(file, {"training": kept + unlabeled, "validation": labeled[fold::folds]})
         files.append(file)
     return files

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -58,6 +59,25 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sections[section].append(item)
     (folder / "dataset.json").write_text(json.dumps(sections))
     return folder
+
+
+def write_series(folder: Path, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
+    """Write ``array`` (x, y, z) as a DICOM series of axial slices."""
+    folder.mkdir(parents=True)
+    for z in range(array.shape[2]):
+        slice_ = itk.image_from_array(np.ascontiguousarray(array[:, :, z : z + 1].T.astype(np.int16)))
+        slice_.SetSpacing(list(spacing))
+        slice_.SetOrigin([0.0, 0.0, spacing[2] * z])
+        io = itk.GDCMImageIO.New()
+        io.KeepOriginalUIDOn()
+        meta = slice_.GetMetaDataDictionary()
+        meta["0008|0018"] = f"1.2.3.4.{z + 1}"
+        meta["0020|000d"] = "1.2.3"
+        meta["0020|000e"] = "1.2.3.4"
+        meta["0020|0013"] = str(z + 1)
+        meta["0020|0032"] = f"0\\0\\{spacing[2] * z}"
+        meta["0020|0037"] = "1\\0\\0\\0\\1\\0"
+        itk.imwrite(slice_, str(folder / f"{z:02d}.dcm"), imageio=io)
 
 
 def make_workflow(

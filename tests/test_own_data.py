@@ -9,12 +9,11 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_series
 from monai.bundle import ConfigWorkflow
 
 from simcvd_bundle.datalists import find_images, load_datalist
@@ -39,24 +38,6 @@ def mask(*values: int, shape: tuple[int, ...] = (20, 18, 8), dtype: Any = np.uin
     for number, value in enumerate(values):
         label[3 * number : 3 * number + 3, 2:6, 2:5] = value
     return label
-
-
-def write_series(folder: Path, array: np.ndarray, uid: str = "1.2.3.4") -> None:
-    folder.mkdir(parents=True)
-    for z in range(array.shape[2]):
-        slice_ = itk.image_from_array(np.ascontiguousarray(array[:, :, z : z + 1].T.astype(np.int16)))
-        slice_.SetSpacing([0.8, 0.8, 5.0])
-        slice_.SetOrigin([0.0, 0.0, 5.0 * z])
-        io = itk.GDCMImageIO.New()
-        io.KeepOriginalUIDOn()
-        meta = slice_.GetMetaDataDictionary()
-        meta["0008|0018"] = f"{uid}.{z + 1}"
-        meta["0020|000d"] = "1.2.3"
-        meta["0020|000e"] = uid
-        meta["0020|0013"] = str(z + 1)
-        meta["0020|0032"] = f"0\\0\\{5 * z}"
-        meta["0020|0037"] = "1\\0\\0\\0\\1\\0"
-        itk.imwrite(slice_, str(folder / f"{z:02d}.dcm"), imageio=io)
 
 
 def pairs(root: Path, **options: Any) -> dict[str, str | None]:
@@ -112,9 +93,9 @@ def test_patterns_and_channels_by_name(tmp_path: Path) -> None:
 
 def test_dicom_series_with_labels_beside_and_elsewhere(tmp_path: Path) -> None:
     array = np.arange(6 * 5 * 4).reshape(6, 5, 4)
-    write_series(tmp_path / "p1" / "dicom", array)
+    write_series(tmp_path / "p1" / "dicom", array, (0.8, 0.8, 5.0))
     save(tmp_path / "p1" / "label.nii.gz", mask(1, shape=(6, 5, 4)))
-    write_series(tmp_path / "images" / "p2", array)
+    write_series(tmp_path / "images" / "p2", array, (0.8, 0.8, 5.0))
     save(tmp_path / "labels" / "p2.nii.gz", mask(1, shape=(6, 5, 4)))
     assert pairs(tmp_path) == {"images/p2": "labels/p2.nii.gz", "p1/dicom": "p1/label.nii.gz"}
     grid = read_grid(tmp_path / "p1" / "dicom")

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, Run
+from conftest import ROOT, TINY, Run, write_series
 from monai.bundle import ckpt_export, verify_net_in_out
 
 CONFIGS = ROOT / "configs"
@@ -82,7 +82,7 @@ def write_nrrd(path: Path, array: np.ndarray, direction: np.ndarray) -> None:
 
 def test_inference_keeps_the_geometry_of_every_format(run_bundle: Run, trained: Path, tmp_path: Path) -> None:
     scans = tmp_path / "my scans é"
-    (scans / "series").mkdir(parents=True)
+    scans.mkdir()
     random = np.random.RandomState(1)
     array = (100 * random.rand(20, 18, 9)).astype(np.int16)
     oblique = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
@@ -90,20 +90,7 @@ def test_inference_keeps_the_geometry_of_every_format(run_bundle: Run, trained: 
     affine[:3, :3] = oblique @ np.diag([0.5, 0.5, 2.0])
     nib.save(nib.Nifti1Image(array, affine), scans / "oblique.nii.gz")
     write_nrrd(scans / "flipped.nrrd", array, np.diag([-1.0, 1.0, 1.0]))
-    for z in range(array.shape[2]):
-        slice_ = itk.image_from_array(np.ascontiguousarray(array[:, :, z : z + 1].T))
-        slice_.SetSpacing([0.5, 0.5, 2.0])
-        slice_.SetOrigin([0.0, 0.0, 2.0 * z])
-        io = itk.GDCMImageIO.New()
-        io.KeepOriginalUIDOn()
-        meta = slice_.GetMetaDataDictionary()
-        meta["0008|0018"] = f"1.2.3.4.{z + 1}"
-        meta["0020|000d"] = "1.2.3"
-        meta["0020|000e"] = "1.2.3.4"
-        meta["0020|0013"] = str(z + 1)
-        meta["0020|0032"] = f"0\\0\\{2 * z}"
-        meta["0020|0037"] = "1\\0\\0\\0\\1\\0"
-        itk.imwrite(slice_, str(scans / "series" / f"{z:02d}.dcm"), imageio=io)
+    write_series(scans / "series", array, (0.5, 0.5, 2.0))
     run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), weights=str(trained),
                dataset_dir=str(scans), save_probability=True, save_sdm=True)  # fmt: skip
     masks = {path.name: nib.load(path) for path in (tmp_path / "masks").iterdir()}

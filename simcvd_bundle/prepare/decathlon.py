@@ -11,6 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.intensity.array import ClipIntensityPercentiles, NormalizeIntensity
 
 from simcvd_bundle.cases import match_grid
+from simcvd_bundle.datalists import stem
 from simcvd_bundle.prepare.common import prepare_dataset, require_folders
 from simcvd_bundle.prepare.files import Case, Recipe
 from simcvd_bundle.prepare.volumes import apply, read_volume, require_values
@@ -39,8 +40,10 @@ def msd(source: str, output: str) -> None:
     training = [item for item in content["training"] if not Path(item["image"]).name.startswith("._")]
     unlabeled = [image for image in content.get("test", []) if not Path(image).name.startswith("._")]
     read = partial(_read, values=tuple(labels), clip=clip)
-    cases = [Case(_stem(item["image"]), partial(read, root / item["image"], root / item["label"])) for item in training]
-    cases += [Case(_stem(image), partial(read, root / image, None), labeled=False) for image in unlabeled]
+    cases = [
+        Case(stem(Path(item["image"])), partial(read, root / item["image"], root / item["label"])) for item in training
+    ]
+    cases += [Case(stem(Path(image)), partial(read, root / image, None), labeled=False) for image in unlabeled]
     clipped = "clipped to the scan's 0.5 and 99.5 percentiles, " if clip else ""
     recipe = Recipe(
         tag=f"simcvd_bundle prepare msd{' clipped' if clip else ''}",
@@ -61,10 +64,6 @@ def _read_index(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} has no {sorted(missing)}: it is not an index of the Medical Segmentation Decathlon.")
     return content
-
-
-def _stem(path: str) -> str:
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _read(image: Path, label: Path | None, values: tuple[int, ...], clip: bool) -> tuple[MetaTensor, MetaTensor | None]:
