@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "simcvd"
 CONTENT = (
     "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml", "requirements.txt",
-    "configs", "docs", "simcvd_bundle", "models/model.pt",
+    "configs", "docs", "simcvd_bundle", "models/record", "models/model.pt",
 )  # fmt: skip
 LARGE = 25 * 10**6
 
@@ -44,7 +44,7 @@ def release(folder: Path, root: Path = ROOT, weights_url: str | None = None) -> 
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         elif source.is_file():
             shutil.copyfile(source, target)
-        elif target.parent == bundle:
+        else:
             raise FileNotFoundError(f"{source} is missing, but belongs to a release.")
     archive = shutil.make_archive(str(folder / f"{NAME}_v{version}"), "zip", folder, NAME)
     if weights_url:
@@ -52,9 +52,9 @@ def release(folder: Path, root: Path = ROOT, weights_url: str | None = None) -> 
     return Path(archive)
 
 
-def replace_large_files(bundle: Path, url: str) -> None:
-    """Write the zoo's ``large_files.json`` for the large files of a bundle and remove them."""
-    large = [path for path in sorted(bundle.rglob("*")) if path.is_file() and path.stat().st_size > LARGE]
+def replace_large_files(bundle: Path, url: str, limit: int = LARGE) -> None:
+    """Write the zoo's ``large_files.json`` for the files of a bundle over ``limit`` bytes and remove them."""
+    large = [path for path in sorted(bundle.rglob("*")) if path.is_file() and path.stat().st_size > limit]
     entries = [
         {
             "path": path.relative_to(bundle).as_posix(),
@@ -76,8 +76,6 @@ def main() -> None:
     parser.add_argument("--weights_url", help="address of the folder where files over 25 MB will be served")
     archive = release(ROOT / "dist", weights_url=parser.parse_args().weights_url)
     print(f"Wrote {archive} and {archive.parent / NAME}")
-    if not (ROOT / "models" / "model.pt").is_file():
-        print("There is no models/model.pt: the release has no weights.")
 
 
 if __name__ == "__main__":
