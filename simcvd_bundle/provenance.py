@@ -19,12 +19,13 @@ PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "ed
 def provenance() -> dict[str, Any]:
     """Time, version and commit of the bundle, hardware and versions of packages, for a JSON file.
 
-    ``commit`` is that of git, with ``-dirty`` behind it when files differ from it, and ``None`` outside of a checkout.
+    ``commit`` is that of git, with ``-dirty`` behind it when files differ from it (those in ``models/`` aside: every
+    training replaces them), and ``None`` outside of a checkout.
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": simcvd_bundle.__version__,
-        "commit": _commit(),
+        "commit": commit(Path(__file__).parents[1]),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -32,13 +33,18 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+def commit(root: Path) -> str | None:
+    """Commit of the checkout ``root``, as ``provenance`` says it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        name = git("describe", "--always", "--abbrev=12")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)models")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return git.stdout.strip()
+    return f"{name}-dirty" if changed else name
 
 
 def processor() -> str:
