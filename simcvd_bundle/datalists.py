@@ -70,7 +70,7 @@ def load_datalist(
             "choose another section."
         )
     try:
-        _check_entries(content[in_file], Path(dataset_dir))
+        _check_entries(content[in_file], in_file, Path(dataset_dir))
     except ValueError as error:
         raise ValueError(f"Section {in_file!r} of the datalist {path}: {error}") from error
     items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(Path(dataset_dir).resolve()))
@@ -99,13 +99,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_entries(entries: Any, folder: Path) -> None:
+def _check_entries(entries: Any, section: str, folder: Path) -> None:
     """Refuse what is no list of cases, repeated cases, and files outside ``folder`` or of unknown formats."""
     if not isinstance(entries, list):
         raise ValueError(f"it is a {type(entries).__name__}, not a list of cases.")
+    names = section == "test" and all(isinstance(entry, str) for entry in entries)  # MSD's test section
     seen: dict[tuple[str, ...], bool] = {}
     for number, entry in enumerate(entries):
-        entry = {"image": entry} if isinstance(entry, str) else entry  # MSD's test section
+        entry = {"image": entry} if names else entry
         if not isinstance(entry, dict) or "image" not in entry:
             raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, has no image: give each case a file `image`.")
         images, labels = _named_files(entry, "image", number, folder), _named_files(entry, "label", number, folder)

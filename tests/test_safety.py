@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
@@ -135,11 +135,13 @@ NAMES = st.sampled_from(["a.nii.gz", "./a.nii.gz", "b.nii.gz", "../a.nii.gz", "/
 ENTRIES = (
     st.dictionaries(st.sampled_from(["image", "label", "fold"]), NAMES | st.lists(NAMES, max_size=3) | JSON) | JSON
 )
-LISTS = st.dictionaries(st.sampled_from(["training", "validation", "name"]), st.lists(ENTRIES, max_size=4) | JSON)
+LISTS = st.dictionaries(
+    st.sampled_from(["training", "validation", "test", "name"]), st.lists(ENTRIES, max_size=4) | JSON
+)
 
 
 def parse(folder: Path, number: Any = None) -> None:
-    for section in ("training", "unlabeled", "validation"):
+    for section in ("training", "unlabeled", "validation", "test"):
         try:
             items = load_datalist(str(folder), section, num_labeled=number)
         except (ValueError, OSError) as error:
@@ -153,6 +155,9 @@ def parse(folder: Path, number: Any = None) -> None:
 
 @settings(**FUZZ)
 @given(content=LISTS, number=st.none() | st.integers(-1, 3))
+@example(content={"training": [{"image": "a.nii.gz"}, "b.nii.gz"]}, number=None)
+@example(content={"test": ["a.nii.gz", {"image": "b.nii.gz"}]}, number=None)
+@example(content={"test": ["a.nii.gz", "b.nii.gz"]}, number=None)
 def test_any_datalist_is_read_or_refused(content: Any, number: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
