@@ -30,12 +30,12 @@ faults: $(VENV)/installed  ## all fault runs of docs/reliability.md: kills, disk
 	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/test_safety.py
 
 LA := --config_file configs/data_la.json --dataset_dir $(DATA)
-WEIGHTS ?= $(wildcard models/model.pt)
+WEIGHTS ?= models/model.pt
 
 benchmark: $(VENV)/installed  ## all figures of docs/performance.md: make benchmark DATA=prepared_left_atrium [WEIGHTS=model.pt]
 	mkdir -p runs/benchmark
 	$(BIN)/python benchmarks/train_step.py $(LA) $(TRAIN_STEP) --json runs/benchmark/train_step.json
-	$(BIN)/python benchmarks/inference.py $(LA) $(if $(WEIGHTS),--weights $(WEIGHTS)) --json runs/benchmark/inference.json
+	$(BIN)/python benchmarks/inference.py $(LA) --weights $(WEIGHTS) --json runs/benchmark/inference.json
 	$(BIN)/python benchmarks/scaling.py --json runs/benchmark/scaling.json
 
 # 989 TFLOP/s: dense bfloat16 of an H100 or H200

@@ -14,8 +14,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 from monai.engines import Trainer
 
-from simcvd_bundle.atomic import atomically
 from simcvd_bundle.processes import from_rank_0
+from simcvd_bundle.weights import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,7 @@ class RunCheckpoint:
                 f"numbers, so {path} is not written. {self._remedy()}"
             )
         try:
-            with atomically(path) as unfinished, unfinished.open("wb") as file:
-                torch.save(dict(checkpoint), file)
+            write_tensors(path, checkpoint)
         except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into RuntimeErrors
             raise OSError(f"The checkpoint {path} cannot be written ({error}). {self._remedy()}") from error
         self.written = path

@@ -89,6 +89,13 @@ def _read(path: str) -> Any:
         ) from error
 
 
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write weights or a checkpoint; equal content gives equal files."""
+    # torch names the archive after a file that it opens itself: equal content would give unequal files
+    with atomically(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(dict(content), file)
+
+
 def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     """Write the final weights of a run to ``run_dir/model.pt`` and make them the bundle's ``ckpt_dir/model.pt``.
 
@@ -105,9 +112,7 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
-    # torch names the archive after a file that it opens itself: equal weights would give unequal files
-    with atomically(written) as unfinished, unfinished.open("wb") as file:
-        torch.save(weights, file)
+    write_tensors(written, weights)
     if current.is_file():
         digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
         kept = current.parent / "replaced" / f"model_{digest}.pt"

@@ -77,8 +77,10 @@ def main() -> None:
     """Segment by both ways and compare."""
     work = Path(tempfile.mkdtemp(prefix="deploy_check_"))
     phantom_dataset(str(work / "phantoms"))
-    weights = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else work / "models" / "model.pt"
-    if len(sys.argv) == 1:
+    if len(sys.argv) > 1:
+        weights = Path(sys.argv[1]).resolve()
+    else:
+        weights = work / "models" / "model.pt"
         bundle("run", "training", "--config_file", "configs/train.json", "--iterations", "20", "--dataset_dir",
                work / "phantoms", "--output_dir", work / "run", "--ckpt_dir", work / "models")  # fmt: skip
     bundle("ckpt_export", "network_def", "--filepath", work / "model.ts", "--ckpt_file", weights, "--meta_file",

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from simcvd_bundle.atomic import atomically, write_json  # noqa: E402
 from simcvd_bundle.report.curves import load_curves  # noqa: E402
+from simcvd_bundle.weights import write_tensors  # noqa: E402
 
 MEAN_OF = 100
 """Iterations that a row of terms.csv is the mean of."""
@@ -45,20 +46,20 @@ def ship(run: Path, evaluation: str, models: Path, note: str = "") -> None:
         FileNotFoundError: when the run or its evaluation is not finished.
         ValueError: when half precision cannot hold a value of the weights.
     """
-    sources = [run / "model.pt", run / "record.json", run / "config.json", run / evaluation / "summary.json"]
-    missing = [str(file) for file in sources if not file.is_file()]
+    trained, cases = run / "model.pt", run / evaluation / "per_case.csv"
+    texts = [run / "record.json", run / "config.json", run / evaluation / "summary.json"]
+    missing = [str(file) for file in (trained, cases, *texts) if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} is missing: let the experiment finish first.")
-    weights = {name: halved(name, tensor) for name, tensor in torch.load(sources[0], weights_only=True).items()}
-    record, config, summary = (without_folders(json.loads(file.read_text(encoding="utf-8"))) for file in sources[1:])
-    with atomically(models / "model.pt") as unfinished, unfinished.open("wb") as file:
-        torch.save(weights, file)
+    weights = {name: halved(name, tensor) for name, tensor in torch.load(trained, weights_only=True).items()}
+    contents = {file.name: without_folders(json.loads(file.read_text(encoding="utf-8"))) for file in texts}
+    write_terms(run, models / "record" / "terms.csv")  # first: it fails when the run has no logs
+    write_tensors(models / "model.pt", weights)
     digest = hashlib.sha256((models / "model.pt").read_bytes()).hexdigest()
-    write_json(models / "record" / "record.json", {**record, "note": note, "sha256": digest})
-    write_json(models / "record" / "config.json", config)
-    write_json(models / "record" / "summary.json", summary)
-    shutil.copyfile(run / evaluation / "per_case.csv", models / "record" / "per_case.csv")
-    write_terms(run, models / "record" / "terms.csv")
+    contents["record.json"] |= {"note": note, "sha256": digest}
+    for name, content in contents.items():
+        write_json(models / "record" / name, content)
+    shutil.copyfile(cases, models / "record" / "per_case.csv")
 
 
 def halved(name: str, tensor: Tensor) -> Tensor:
