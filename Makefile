@@ -10,7 +10,7 @@ test: $(VENV)/installed  ## all checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest -n 2 --durations 15
+	OMP_NUM_THREADS=1 MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

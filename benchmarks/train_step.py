@@ -277,7 +277,7 @@ def main() -> None:
         first = in_new_process(start_up, chosen.config_file, settings)
         second = in_new_process(start_up, chosen.config_file, settings)
         stock, ours = [], []
-        for _ in range(2):  # in turns, as the machine is not equally fast all the time
+        for _ in range(min(2, chosen.rounds)):  # in turns, as the machine is not equally fast all the time
             stock.append(in_new_process(bare_process, chosen.patch, chosen.precision, False))
             ours.append(in_new_process(bare_process, chosen.patch, chosen.precision, True))
         figures = measure(chosen.config_file, settings, chosen.rounds)
