@@ -256,7 +256,7 @@ def main() -> None:
     """Measure and report."""
     arguments = parser(__doc__)
     arguments.add_argument("--patch", type=int, nargs=3, default=[112, 112, 80], metavar=("H", "W", "D"))
-    arguments.add_argument("--rounds", type=int, default=8, help=f"blocks of {BLOCK} steps of each kind")
+    arguments.add_argument("--rounds", type=int, default=8, help=f"blocks of {BLOCK} steps a kind (malloc: at most 2)")
     arguments.add_argument("--num_workers", type=int, help="loader workers (default: as configured)")
     arguments.add_argument("--peak_tflops", type=float, help="peak of the GPU in this precision, e.g. 989 for an H100")
     chosen = arguments.parse_args()

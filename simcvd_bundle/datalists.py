@@ -103,10 +103,10 @@ def _check_entries(entries: Any, section: str, folder: Path) -> None:
     """Refuse what is no list of cases, repeated cases, and files outside ``folder`` or of unknown formats."""
     if not isinstance(entries, list):
         raise ValueError(f"it is a {type(entries).__name__}, not a list of cases.")
-    names = section == "test" and all(isinstance(entry, str) for entry in entries)  # MSD's test section
+    if section == "test" and all(isinstance(entry, str) for entry in entries):  # MSD's form
+        entries = [{"image": entry} for entry in entries]
     seen: dict[tuple[str, ...], bool] = {}
     for number, entry in enumerate(entries):
-        entry = {"image": entry} if names else entry
         if not isinstance(entry, dict) or "image" not in entry:
             raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, has no image: give each case a file `image`.")
         images, labels = _named_files(entry, "image", number, folder), _named_files(entry, "label", number, folder)
