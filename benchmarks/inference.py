@@ -19,12 +19,12 @@ from common import parser_of_cases, peak_memory, report, synchronize, training_c
 from monai.transforms import SaveImage
 from torch import Tensor
 
-from simcvd_bundle.datalists import load_datalist
-from simcvd_bundle.inferers import make_inferer
-from simcvd_bundle.memory import keep_freed_memory
-from simcvd_bundle.metrics import case_metrics
-from simcvd_bundle.phantoms import phantom_dataset
-from simcvd_bundle.weights import load_weights
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.phantoms import phantom_dataset
+from simcvd_bundle.evaluation.metrics import case_metrics
+from simcvd_bundle.inference.windows import make_inferer
+from simcvd_bundle.runs.weights import load_weights
+from simcvd_bundle.utils.memory import keep_freed_memory
 
 
 def timed(function: Any, *args: Any) -> tuple[float, Any]:

@@ -27,8 +27,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from simcvd_bundle.disagreement import mask_disagreement
-from simcvd_bundle.weights import load_weights
+from simcvd_bundle.inference.disagreement import mask_disagreement
+from simcvd_bundle.runs.weights import load_weights
 
 CONFIGS = common.ROOT / "configs"
 SHAPE = (36, 36, 24)

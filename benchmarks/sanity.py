@@ -27,11 +27,13 @@ from inference import dice
 from monai.utils import set_determinism
 from torch import Tensor, nn
 
-from simcvd_bundle.datalists import load_datalist
-from simcvd_bundle.datasets import prepare_batch
-from simcvd_bundle.inferers import StudentTeacherInferer, autocast, make_inferer
+from simcvd_bundle.data.batches import prepare_batch
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.inference.windows import make_inferer
 from simcvd_bundle.losses import SimCVDLoss
-from simcvd_bundle.memory import keep_freed_memory
+from simcvd_bundle.training.student_teacher import StudentTeacherInferer
+from simcvd_bundle.utils.memory import keep_freed_memory
+from simcvd_bundle.utils.precision import autocast
 
 PARTS = ("encoder", "decoder", "segmentation", "sdm")
 

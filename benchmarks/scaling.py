@@ -17,7 +17,7 @@ from common import in_new_process, parser, peak_memory, report, synchronize, wor
 from ignite.engine import Engine, Events
 from train_step import ROOT, bundle
 
-from simcvd_bundle.phantoms import phantom_dataset
+from simcvd_bundle.data.phantoms import phantom_dataset
 
 STEPS = 5
 PATCHES = [(32, 32, 32), (64, 64, 32), (64, 64, 64), (96, 96, 64), (112, 112, 80)]

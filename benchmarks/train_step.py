@@ -29,10 +29,10 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simcvd_bundle.inferers import autocast
-from simcvd_bundle.memory import keep_freed_memory
-from simcvd_bundle.networks import VNet
-from simcvd_bundle.phantoms import phantom_dataset
+from simcvd_bundle.data.phantoms import phantom_dataset
+from simcvd_bundle.networks.vnet import VNet
+from simcvd_bundle.utils.memory import keep_freed_memory
+from simcvd_bundle.utils.precision import autocast
 
 BLOCK = 3
 """Steps of one kind in a row."""

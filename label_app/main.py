@@ -60,7 +60,9 @@ class DisagreementScoring(EpistemicScoring):
 
     def run_scoring(self, image_id: str, simulation_size: int, model_ts: int, datastore: Datastore) -> None:
         """Score one image with the weights of time ``model_ts`` and note it in the datastore."""
-        from simcvd_bundle.disagreement import mask_disagreement  # the bundle is on the path once a task has been made
+        from simcvd_bundle.inference.disagreement import (
+            mask_disagreement,  # the bundle is on the path once a task has been made
+        )
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         request = {"image": datastore.get_image_uri(image_id), "device": device, "logging": "error"}

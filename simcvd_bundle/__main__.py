@@ -7,10 +7,10 @@ import sys
 
 import fire
 
-from simcvd_bundle.experiments import experiment
-from simcvd_bundle.own_data import init
-from simcvd_bundle.prepare import Prepare
-from simcvd_bundle.report import report
+from simcvd_bundle.commands.experiment import experiment
+from simcvd_bundle.commands.init import init
+from simcvd_bundle.commands.prepare import Prepare
+from simcvd_bundle.commands.report import report
 
 COMMANDS = {"init": init, "prepare": Prepare, "experiment": experiment, "report": report}
 

@@ -17,8 +17,9 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, LoadImaged, SaveImaged
 from torch import Tensor, nn
 
-from simcvd_bundle.checks import root_cause
-from simcvd_bundle.datalists import find_images
+from simcvd_bundle.data.datalists import find_images
+from simcvd_bundle.utils.errors import root_cause
+from simcvd_bundle.utils.paths import BUNDLE_ROOT
 
 File = str | Path
 Image = File | Sequence[File]
@@ -188,7 +189,7 @@ def train(
 
 
 def _bundle_root(given: File | None) -> Path:
-    root = Path(given or Path(__file__).parents[1]).resolve()
+    root = Path(given or BUNDLE_ROOT).resolve()
     if not (root / "configs" / "train.json").is_file():
         raise FileNotFoundError(
             f"{root} is not the bundle's folder (no configs/train.json in it). An installed wheel holds the package "

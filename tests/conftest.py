@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from torch.multiprocessing.spawn import start_processes
 
@@ -33,9 +35,24 @@ TINY: dict[str, Any] = {
     "head_pool_size": 8,
     "network_def::base_channels": 2,
 }
+TERMS = {"segmentation", "sdm", "contrastive", "distillation", "consistency"}
 INFERENCE_IDS = ("bundle_root", "device", "patch_size", "window_stride", "network_def::base_channels")
 
 Run = Callable[..., ConfigWorkflow]
+
+
+class Interrupt:
+    """Handler that breaks a training in the middle of an epoch."""
+
+    def __init__(self, iteration: int, error: str = "KeyboardInterrupt") -> None:
+        self.iteration = iteration
+        self.error = error
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.iteration), self)
+
+    def __call__(self, engine: Engine) -> None:
+        raise getattr(builtins, self.error)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from simcvd_bundle.phantoms import phantom_dataset  # noqa: E402
+from simcvd_bundle.data.phantoms import phantom_dataset  # noqa: E402
 
 SPACING_MM = (0.8, 0.9, 2.0)
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from simcvd_bundle.atomic import atomically, write_json  # noqa: E402
-from simcvd_bundle.report.curves import load_curves  # noqa: E402
-from simcvd_bundle.weights import write_tensors  # noqa: E402
+from simcvd_bundle.commands.report.curves import load_curves  # noqa: E402
+from simcvd_bundle.runs.weights import write_tensors  # noqa: E402
+from simcvd_bundle.utils.atomic import atomically, write_json  # noqa: E402
 
 MEAN_OF = 100
 """Iterations that a row of terms.csv is the mean of."""

@@ -3,8 +3,9 @@
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
+from simcvd_bundle.losses.segmentation import SegmentationLoss
+from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
 from simcvd_bundle.losses.simcvd import SimCVDLoss
-from simcvd_bundle.losses.supervised import SegmentationLoss, SignedDistanceLoss
 
 __all__ = [
     "BoundaryContrastiveLoss",

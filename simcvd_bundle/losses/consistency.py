@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simcvd_bundle.losses.precision import in_float32
+from simcvd_bundle.utils.precision import in_float32
 
 
 class ConsistencyLoss(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simcvd_bundle.losses.precision import in_float32
-from simcvd_bundle.processes import gather_rows
+from simcvd_bundle.utils.distributed import gather_rows
+from simcvd_bundle.utils.precision import in_float32
 
 
 class BoundaryContrastiveLoss(nn.Module):

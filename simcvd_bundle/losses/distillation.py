@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simcvd_bundle.losses.precision import in_float32
+from simcvd_bundle.utils.precision import in_float32
 
 
 class PairwiseDistillationLoss(nn.Module):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
-from simcvd_bundle.losses.supervised import SegmentationLoss, SignedDistanceLoss
+from simcvd_bundle.losses.segmentation import SegmentationLoss
+from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
 
 
 class SimCVDLoss(nn.Module):

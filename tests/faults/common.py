@@ -19,7 +19,7 @@ import monai.bundle  # loaded once: every run is a fork of this process
 import torch
 from monai.utils import optional_import
 
-from simcvd_bundle.phantoms import phantom_dataset
+from simcvd_bundle.data.phantoms import phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from common import phantoms, report, run, start, training, wait
 
-from simcvd_bundle.atomic import UNFINISHED
+from simcvd_bundle.utils.atomic import UNFINISHED
 
 MOMENTS = ("checkpoint", "iteration", "checkpoint", "iteration", "start")
 CHECKPOINTS_A_KILL = 2

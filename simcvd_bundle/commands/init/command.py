@@ -1,0 +1,185 @@
+"""The command ``python -m simcvd_bundle init``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fire.decorators import SetParseFns
+from tqdm import tqdm
+
+from simcvd_bundle.commands.arguments import parse_list
+from simcvd_bundle.commands.init.finding import Scan, find_scans
+from simcvd_bundle.commands.init.inspecting import Grid, Intensities, grid_difference, read_grid, read_intensities
+from simcvd_bundle.commands.init.planning import plan
+from simcvd_bundle.commands.init.sections import split, without_empty
+from simcvd_bundle.commands.init.summary import describe, label_notes
+from simcvd_bundle.utils.atomic import atomically
+
+MAX_PATCH_VOXELS = 80**3
+"""Half of the paper's patch of 112 x 112 x 80, for a laptop."""
+
+
+def init(
+    folder: str,
+    name: str = "mine",
+    output_dir: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    in_channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+    subject: str | None = None,
+    num_labeled: int | None = None,
+    test: int = 0,
+    validation: int = 0,
+    seed: int = 0,
+    spacing: Sequence[float] | None = None,
+    max_patch_voxels: int = MAX_PATCH_VOXELS,
+    keep_empty_labels: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Look at a folder of images and labels; write dataset.json and data_NAME.json, which train at once.
+
+    Images are neither moved nor changed. What was found and assumed is printed; the rules are in docs/own_data.md.
+
+    Args:
+        folder: images and labels: NIfTI, NRRD, MetaImage, folders of DICOM files.
+        name: name of the overlay.
+        output_dir: where the two files go; by default folder.
+        images: pattern relative to folder that images match, such as "*/lgemri.nrrd".
+        labels: the same for labels, if their names and folders do not tell.
+        in_channels: channels of a scan; files that differ after the last _ only are its channels.
+        class_names: names of the label values other than 0, in ascending order, as "[liver,tumour]".
+        subject: regular expression that finds the subject in a file's path, to keep its scans on one side of a split.
+        num_labeled: train with the labels of the first n labelled scans only.
+        test: number of labelled subjects to hold out for the test.
+        validation: number of labelled subjects to hold out for validation during training.
+        seed: seed of the draw of these subjects.
+        spacing: voxel size in mm to resample to instead of what the rules say, as "[1,1,3]"; coarser is faster.
+        max_patch_voxels: voxels of a patch at most; memory of the training is proportional.
+        keep_empty_labels: train with labels that are 0 everywhere instead of taking the scan as unlabelled.
+        overwrite: replace files that an earlier run wrote.
+    """
+    root, target = Path(folder), Path(output_dir or folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder: give the folder of images and labels.")
+    paths = target / "dataset.json", target / f"data_{name}.json"
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"{path} exists: --overwrite True replaces it, --output_dir and --name choose another place."
+            )
+    scans, in_channels = find_scans(root, in_channels, images, labels)
+    grids, intensities = _inspect(scans, in_channels)
+    scans, empty = without_empty(scans, intensities, keep_empty_labels)
+    labeled = [i for i, scan in enumerate(scans) if scan.label is not None]
+    if not labeled:
+        raise ValueError(
+            f"{root} has {len(scans)} images, but no label: put labels into a folder labels/ under their images' "
+            "names, end their names with _label, or say which files they are with --labels PATTERN."
+        )
+    values = sorted({value for i in labeled for value in intensities[i].values} - {0})
+    if not values:
+        raise ValueError(f"All {len(labeled)} labels of {root} are empty (0 everywhere): there is no class to learn.")
+    classes = _class_names(values, class_names)
+    sections, notes = split(root, scans, subject, num_labeled, test, validation, seed)
+    seen = {root / item["label"] for item in sections["training"][:num_labeled] if "label" in item}
+    foreground = [part.foreground for scan, part in zip(scans, intensities, strict=True) if scan.label in seen]
+    overlay, reasons = plan(
+        grids, [part.sample for part in intensities], np.concatenate(foreground), in_channels, max_patch_voxels, spacing
+    )
+    overlay = {
+        "dataset_dir": str(root.resolve()),
+        **({} if target.resolve() == root.resolve() else {"datalist": str(paths[0].resolve())}),
+        **({} if num_labeled is None else {"num_labeled": num_labeled}),
+        "class_names": {str(index): title for index, title in enumerate(classes, 1)},
+        **({} if values == list(range(1, len(values) + 1)) else
+           {"label_values": {str(value): index for index, value in enumerate(values, 1)}}),
+        **({} if in_channels == 1 else {"in_channels": in_channels}),
+        **overlay,
+        "iterations": 6000,
+    }  # fmt: skip
+    content = {
+        "name": name,
+        "description": f"found by simcvd_bundle init in {root.resolve().name}",
+        "labels": {"0": "background", **{str(v): title for v, title in zip(values, classes, strict=True)}},
+        "numTraining": len(sections["training"]),
+        **sections,
+    }
+    for path, part in zip(paths, (content, overlay), strict=True):
+        with atomically(path) as unfinished:
+            unfinished.write_text(_json(part) + "\n", encoding="utf-8")
+    notes = [*label_notes(intensities, labeled, values, classes), *empty, *notes]
+    print(describe(grids, intensities, reasons, notes, paths, in_channels))
+
+
+def _inspect(scans: Sequence[Scan], in_channels: int) -> tuple[list[Grid], list[Intensities]]:
+    """Grid and intensities of every scan; all that is wrong is collected into one error."""
+    grids: list[Grid] = []
+    intensities: list[Intensities] = []
+    wrong: list[str] = []
+    for number, scan in enumerate(tqdm(scans, "looking at scans", unit="scan", leave=False)):
+        try:
+            parts = [read_grid(path) for path in scan.image]
+            found = sum(part.channels for part in parts)
+            if found != in_channels:
+                raise ValueError(_channels_message(scan, found, in_channels))
+            others = [(path, read_grid(path)) for path in [*scan.image[1:], *([scan.label] if scan.label else [])]]
+            for path, grid in others:
+                difference = grid_difference(parts[0], grid)
+                if difference:
+                    raise ValueError(f"{path} does not lie on the grid of {scan.image[0]} ({difference}).")
+            if scan.label is not None and others[-1][1].channels > 1:
+                raise ValueError(
+                    f"The label {scan.label} has {others[-1][1].channels} channels: "
+                    "give one with a value for each class."
+                )
+            intensities.append(read_intensities(scan.image[0], scan.label, number))
+            grids.append(parts[0])
+        except Exception as error:  # whatever a damaged file raises; each names its file
+            text = str(error).strip()
+            wrong.append(text if str(scan.image[0]) in text or str(scan.label) in text else f"{scan.image[0]}: {text}")
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(scans)} scans cannot be used; mend them or move them away. Nothing was written.\n"
+            + "\n".join(wrong)
+        )
+    return grids, intensities
+
+
+def _channels_message(scan: Scan, found: int, in_channels: int) -> str:
+    path = scan.image[0]
+    if len(scan.image) == 1 and found > 1:
+        names = f"{path.name.split('.')[0]}_{{i:02d}}.nii.gz"
+        code = f"[nib.save(v, f'{names}') for i, v in enumerate(nib.four_to_three(nib.load('{path}')))]"
+        return (
+            f"{path} holds {found} volumes. If they are channels: --in_channels {found}. If it is a time series, each "
+            f'volume is a scan of its own: split it (python -c "import nibabel as nib; {code}") and move it away, or '
+            "choose files with --images PATTERN."
+        )
+    return f"{path} has {found} of {in_channels} channels: complete its files, or set --in_channels."
+
+
+def _class_names(values: Sequence[int], names: Sequence[str] | None) -> list[str]:
+    if len(values) > 255:
+        raise ValueError(f"The labels hold {len(values)} values: is one of them an image? --labels PATTERN says which.")
+    if names is None:
+        return [f"class {value}" for value in values]
+    if len(names) != len(values) or len(set(names)) < len(names):
+        raise ValueError(f"class_names are {list(names)}, but the labels hold the values {values}: a name for each.")
+    return list(names)
+
+
+def _json(content: Any) -> str:
+    """Indented JSON with short lists in one line."""
+    text = json.dumps(content, indent=4, ensure_ascii=False)
+    return re.sub(r"\[\s+([^\[\]{}]{,60}?)\s+\]", lambda list_: "[" + re.sub(r",\s+", ", ", list_[1]) + "]", text)
+
+
+SetParseFns(
+    folder=str, name=str, output_dir=str, images=str, labels=str, class_names=parse_list, subject=str,
+)(init)  # fmt: skip

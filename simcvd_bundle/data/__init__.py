@@ -1,0 +1,26 @@
+"""From files to batches: datalists, cases, the cache, transforms, phantoms."""
+
+from simcvd_bundle.data.batches import TwoStreamBatchSampler, case_share, collate_two_streams, prepare_batch
+from simcvd_bundle.data.cache import DiskCacheDataset
+from simcvd_bundle.data.cases import CheckedDataset, SkippedCases, check_all
+from simcvd_bundle.data.datalists import find_images, find_unlabeled, load_datalist
+from simcvd_bundle.data.phantoms import phantom_dataset
+from simcvd_bundle.data.transforms import ClassIndicesd, FileValuesd, SignedDistanceMapd
+
+__all__ = [
+    "CheckedDataset",
+    "ClassIndicesd",
+    "DiskCacheDataset",
+    "FileValuesd",
+    "SignedDistanceMapd",
+    "SkippedCases",
+    "TwoStreamBatchSampler",
+    "case_share",
+    "check_all",
+    "collate_two_streams",
+    "find_images",
+    "find_unlabeled",
+    "load_datalist",
+    "phantom_dataset",
+    "prepare_batch",
+]

@@ -1,0 +1,186 @@
+"""What makes a case usable: one grid of finite, varying intensities, and a label of known classes on the same grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import Compose
+from torch import Tensor
+
+from simcvd_bundle.data.transforms import ClassIndices
+from simcvd_bundle.utils.errors import first_cause
+
+GRID_TOLERANCE = 0.1
+"""Largest distance, in voxels, between the corners of two grids that count as one grid."""
+
+
+def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> None:
+    """Refuse a case that cannot train a network or be segmented by one.
+
+    Args:
+        item: ``image`` ``(in_channels, H, W, D)`` and, if labelled, ``label`` ``(1, H, W, D)``, loaded and normalised.
+        in_channels: channels that the network expects.
+        num_classes: number of foreground classes.
+
+    Raises:
+        ValueError: with what is wrong and what to do; the caller names the case.
+    """
+    image = item["image"]
+    if image.ndim != 4 or not all(image.shape):
+        raise ValueError(
+            f"the image has shape {tuple(image.shape)} (channels first): one non-empty 3D volume is expected, so cut "
+            "time series and slices into volumes, or remove the case."
+        )
+    if image.shape[0] != in_channels:
+        raise ValueError(
+            f"the image has {image.shape[0]} channels, but in_channels is {in_channels}: set in_channels, or remove "
+            "the case."
+        )
+    plain = torch.as_tensor(image)
+    low, high = plain.min(), plain.max()  # NaN if there is one
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ValueError("the image has voxels that are NaN or infinite: replace them, or remove the case.")
+    if low == high:
+        raise ValueError(
+            f"the image is constant ({float(low):g} everywhere, after normalisation): replace it, or remove the case."
+        )
+    if isinstance(image, MetaTensor):
+        _check_affine(np.asarray(image.affine), "image")
+    label = item.get("label")
+    if label is None:
+        return
+    if label.ndim == 4 and label.shape[0] != 1:
+        raise ValueError(f"the label has {label.shape[0]} channels: one with the index of the class is expected.")
+    if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+        _check_affine(np.asarray(label.affine), "label")
+        _compare_grids(_file_grid(image), _file_grid(label))
+    ClassIndices(num_classes)(label)
+
+
+def _check_affine(affine: np.ndarray[Any, Any], name: str) -> None:
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(
+            f"the {name}'s affine {affine.round(4).tolist()} is singular or not finite: mend the header's spacing and "
+            "orientation, or remove the case."
+        )
+
+
+def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
+    """Check that image and label sample the same points of the world, voxel by voxel.
+
+    Args:
+        image: shape CHWD.
+        label: shape CHWD.
+
+    Returns:
+        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
+
+    Raises:
+        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
+    """
+    _compare_grids((image.shape[1:], image.affine), (label.shape[1:], label.affine))
+    return MetaTensor(label.as_tensor(), affine=image.affine)
+
+
+def _file_grid(volume: MetaTensor) -> tuple[Any, Any]:
+    """Shape and affine in the file that a volume was loaded from; validation resamples images, but not labels."""
+    return volume.meta.get("spatial_shape", volume.shape[1:]), volume.meta.get("original_affine", volume.affine)
+
+
+def _compare_grids(image: tuple[Any, Any], label: tuple[Any, Any]) -> None:
+    shape, label_shape = (tuple(map(int, grid[0])) for grid in (image, label))
+    if shape != label_shape:
+        raise ValueError(
+            f"image has shape {shape}, label {label_shape}: they must be equal. Resample the label to the image, or "
+            "remove the case."
+        )
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    image_affine, label_affine = (np.asarray(grid[1], dtype=float) for grid in (image, label))
+    shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
+    if not shift_mm <= GRID_TOLERANCE * np.linalg.norm(image_affine[:3, :3], axis=0).min():
+        raise ValueError(
+            f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree. Mend the wrong "
+            "one, or remove the case.\n"
+            f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
+        )
+
+
+def case_name(item: Any) -> str:
+    """The file or files of an item's image, or the image as text."""
+    image = item.get("image", item) if isinstance(item, Mapping) else item
+    if isinstance(image, MetaTensor):
+        image = image.meta.get("filename_or_obj", "")
+    elif isinstance(image, Tensor):
+        return f"of shape {tuple(image.shape)}"
+    return ", ".join(map(str, image)) if isinstance(image, list | tuple) else str(image)
+
+
+class CheckedDataset(Dataset):
+    """MONAI's ``Dataset``, but errors name the case, and a case that cannot be used is one (``check_case``).
+
+    Args:
+        data: items of the datalist.
+        transform: all transforms.
+        in_channels: channels that the network expects.
+        num_classes: number of foreground classes.
+    """
+
+    def __init__(self, data: Sequence[Any], transform: Compose, in_channels: int, num_classes: int) -> None:
+        super().__init__(data, transform)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+
+    def _transform(self, index: int) -> Any:
+        return self.prepared(index)
+
+    def prepared(self, index: int, end: int | None = None) -> Any:
+        """Case after the transforms before number ``end``, checked."""
+        try:
+            item = self.transform(dict(self.data[index]), end=end)
+            check_case(item, self.in_channels, self.num_classes)
+        except Exception as error:  # whatever a reader or a transform raises
+            raise ValueError(f"The case {case_name(self.data[index])} cannot be used: {first_cause(error)}") from error
+        return item
+
+
+class SkippedCases(CheckedDataset):
+    """Cases of which an unreadable one gives its name as ``image`` and the reason as ``failure`` (see ``Failures``)."""
+
+    def _transform(self, index: int) -> Any:
+        try:
+            return super()._transform(index)
+        except ValueError as error:
+            return {"image": case_name(self.data[index]), "failure": str(first_cause(error))}
+
+
+def check_all(dataset: CheckedDataset) -> None:
+    """Load every case once, so that a bad one ends the run before training starts.
+
+    Raises:
+        ValueError: with all cases that cannot be used.
+    """
+    raise_all([problem(dataset.__getitem__, index) for index in range(len(dataset))])
+
+
+def problem(function: Callable[[int], Any], index: int) -> ValueError | None:
+    """The ``ValueError`` of a call, if it raises one."""
+    try:
+        function(index)
+    except ValueError as error:
+        return error
+    return None
+
+
+def raise_all(problems: Sequence[ValueError | None]) -> None:
+    """Raise the problems of all cases, if there are any, as one."""
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        others = "".join(f"\n{problem}" for problem in found[1:10])
+        more = f"\n... and {len(found) - 10} more" if len(found) > 10 else ""
+        raise ValueError(f"{found[0]}{others}{more}") from found[0].__cause__

@@ -1,0 +1,312 @@
+"""Datalists: which images there are, which files make a scan, and which scans count as labelled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import itk
+from monai.data import load_decathlon_datalist
+
+from simcvd_bundle.utils.atomic import write_json
+
+
+def write_folds(
+    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
+) -> list[Path]:
+    """Write one datalist for each fold of the labelled training cases.
+
+    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
+    and the unlabelled ones; held-out images are in no part of it.
+
+    Args:
+        dataset_dir: folder of the data.
+        folds: number of folds, 2 to the number of labelled cases.
+        output_dir: folder to write to.
+        datalist: file name inside ``dataset_dir`` or an absolute path.
+        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
+
+    Returns:
+        The files ``fold_K.json``, paths in them absolute.
+
+    Raises:
+        ValueError: when there are fewer labelled cases than folds.
+    """
+    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
+    labeled = [item for item in items if "label" in item]
+    unlabeled = [item for item in items if "label" not in item]
+    if not 2 <= folds <= len(labeled):
+        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
+    files = []
+    for fold in range(folds):
+        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
+        file = output_dir / f"fold_{fold}.json"
+        write_json(file, {"training": kept + unlabeled, "validation": labeled[fold::folds]})
+        files.append(file)
+    return files
+
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+LABEL_DATASTORE = "datastore_v2.json"
+"""File by which a folder is known to be a local datastore of MONAI Label."""
+
+Item = dict[str, Any]
+
+
+def load_datalist(
+    dataset_dir: str, section: str, datalist: str = "dataset.json", num_labeled: int | None = None,
+    optional: bool = False, require_labels: bool = False,
+) -> list[Item]:  # fmt: skip
+    """Read one section of an MSD-style datalist; paths in it are relative to ``dataset_dir``.
+
+    Sections are those of the file (``training``, ``validation``, ``test``) and two views of ``training``: ``labeled``,
+    the items that train with their label, and ``unlabeled``, the items whose label the file knows but training does not
+    see (for transductive evaluation).
+
+    Args:
+        dataset_dir: folder of the data.
+        section: name of the section.
+        datalist: file name inside ``dataset_dir`` or an absolute path.
+        num_labeled: keep the labels of the first n items of ``training`` only; ``None`` keeps all.
+        optional: a missing section is empty instead of an error.
+        require_labels: an item without label is an error (validation, evaluation).
+
+    Returns:
+        Items with absolute paths ``image`` and, if labelled, ``label``.
+
+    Raises:
+        FileNotFoundError: when the datalist or a file named in it is missing.
+        ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
+            of an unknown format, ``num_labeled`` exceeds the labelled items or a required label is missing.
+    """
+    path = Path(dataset_dir, datalist)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No datalist {path}: set dataset_dir to the folder that holds it, or datalist to its name. "
+            "`python -m simcvd_bundle prepare --help` makes one from published data."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The datalist {path} is not valid JSON: {error}. Mend it there.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f'The datalist {path} is not a JSON object of sections, such as {{"training": [...]}}.')
+    in_file = "training" if section in ("labeled", "unlabeled") else section
+    if not content.get(in_file):
+        if optional:
+            return []
+        sections = [key for key, value in content.items() if isinstance(value, list)]
+        raise ValueError(
+            f"The datalist {path} has no cases in section {in_file!r}; its sections are {sections}. Add cases, or "
+            "choose another section."
+        )
+    try:
+        _check_entries(content[in_file], in_file, Path(dataset_dir))
+    except ValueError as error:
+        raise ValueError(f"Section {in_file!r} of the datalist {path}: {error}") from error
+    items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(Path(dataset_dir).resolve()))
+    for item in items:
+        paths = (item.get(key) for key in ("image", "label"))
+        for file in (file for value in paths for file in (value if isinstance(value, list) else [value])):
+            if isinstance(file, str | Path) and not Path(file).exists():
+                raise FileNotFoundError(
+                    f"{file}, named in section {in_file!r} of {path}, does not exist: add it, or remove the case."
+                )
+    if in_file == "training":
+        items = _split(items, section, num_labeled, path)
+    without = [item["image"] for item in items if item.get("label") is None]
+    if require_labels and without:
+        raise ValueError(
+            f"{len(without)} of {len(items)} cases in section {section!r} of {path} have no label, {without[0]} first: "
+            "choose another section ('labeled' and 'unlabeled' are the two parts of 'training' that have labels)."
+        )
+    return items
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} occurs twice in one object")
+    return dict(pairs)
+
+
+def _check_entries(entries: Any, section: str, folder: Path) -> None:
+    """Refuse what is no list of cases, repeated cases, and files outside ``folder`` or of unknown formats."""
+    if not isinstance(entries, list):
+        raise ValueError(f"it is a {type(entries).__name__}, not a list of cases.")
+    if section == "test" and all(isinstance(entry, str) for entry in entries):  # MSD's form
+        entries = [{"image": entry} for entry in entries]
+    seen: dict[tuple[str, ...], bool] = {}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "image" not in entry:
+            raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, has no image: give each case a file `image`.")
+        images, labels = _named_files(entry, "image", number, folder), _named_files(entry, "label", number, folder)
+        if not images:
+            raise ValueError(f"entry {number}, {json.dumps(entry)[:100]}, names no image file.")
+        if set(images) & set(labels):
+            raise ValueError(f"{images[0]} is image and label of entry {number}: give the label a file of its own.")
+        if images in seen:
+            kinds = "once with and once without label" if seen[images] != bool(labels) else "twice"
+            raise ValueError(f"the case {images[0]} is listed {kinds}: remove one of the two entries.")
+        seen[images] = bool(labels)
+
+
+def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) -> tuple[str, ...]:
+    value = entry.get(key)
+    files = value if isinstance(value, list) else [] if value is None else [value]
+    for file in files:
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise ValueError(f"{key} of entry {number} is {value!r}: expected the name of a file.")
+        if ".." in Path(os.path.relpath(folder / file, folder)).parts:
+            raise ValueError(
+                f"{file} of entry {number} lies outside dataset_dir {folder}: move or link it there, or set "
+                "dataset_dir to a folder that holds all files."
+            )
+        if not file.lower().endswith(IMAGE_SUFFIXES) and not (folder / file).is_dir() and (folder / file).exists():
+            raise ValueError(
+                f"{file} of entry {number} is no image: expected a file ending in {', '.join(IMAGE_SUFFIXES)} or a "
+                "folder of DICOM files."
+            )
+    return tuple(os.path.normpath(file) for file in files)
+
+
+def _split(items: list[Item], section: str, num_labeled: int | None, path: Path) -> list[Item]:
+    known = [item for item in items if item.get("label") is not None]
+    kept = len(known) if num_labeled is None else num_labeled
+    if not isinstance(kept, int) or not 1 <= kept <= len(known):
+        raise ValueError(
+            f"num_labeled is {num_labeled}, but section 'training' of {path} has {len(known)} labelled cases: "
+            "choose 1 to that number."
+        )
+    if section == "unlabeled":
+        return known[kept:]
+    labeled = known[:kept]
+    if section == "labeled":
+        return labeled
+    kept_ids = {id(item) for item in labeled}
+    return [item if id(item) in kept_ids else {k: v for k, v in item.items() if k != "label"} for item in items]
+
+
+def find_images(folder: str, in_channels: int = 1) -> list[Item]:
+    """Scans to segment: image files of ``folder`` and its sub-folders of DICOM files, one series each.
+
+    Args:
+        folder: a folder, or a single image file.
+        in_channels: channels of the network; with several, files that differ in their last part only are the channels
+            of one scan, see `group_channels`.
+
+    Returns:
+        Items with ``image``, sorted by path.
+
+    Raises:
+        FileNotFoundError: when nothing is found.
+        ValueError: when a folder holds several DICOM series, or two scans would give results of the same name.
+    """
+    root = Path(folder)
+    if root.is_file():
+        if not root.name.lower().endswith(IMAGE_SUFFIXES):
+            raise ValueError(f"{root} is no scan: expected a file ending in {', '.join(IMAGE_SUFFIXES)}.")
+        return [{"image": str(root)}]
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
+    files = [p for p in root.iterdir() if is_image_file(p)]
+    folders = [p for p in root.iterdir() if p.is_dir()] + ([] if files else [root])
+    series = [folder for folder in folders if is_series(folder)]
+    if not files and not series:
+        raise FileNotFoundError(
+            f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
+        )
+    scans = sorted(group_channels(files, in_channels) + [[p] for p in series])
+    names = Counter(_result_name(paths[0]) for paths in scans)
+    twins = [paths[0].name for paths in scans if names[_result_name(paths[0])] > 1]
+    if twins:  # the second result would replace the first
+        raise ValueError(f"{', '.join(twins)} in {root} would give results of one name: rename or move all but one.")
+    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in scans]
+
+
+def _result_name(path: Path) -> str:
+    """Name without suffix, as MONAI's ``SaveImage`` names results."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+
+
+def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = None) -> list[Item]:
+    """Images without label that lie beside labelled ones in a local datastore of MONAI Label.
+
+    MONAI Label's own app hands over the labelled cases alone, as a plain list. Only a folder that holds the datastore's
+    ``datastore_v2.json`` is searched, so nobody else's training takes up images that nobody named. Files only: beside
+    the volume that it converts from DICOM, Label keeps the folder of the series.
+
+    Args:
+        labeled: items of the training.
+        held_out: items of the validation, whose images must not be trained on.
+
+    Returns:
+        Items with ``image``, sorted by path; none without such a datastore.
+    """
+    images = {
+        Path(item["image"]).resolve()
+        for item in (*labeled, *(held_out or ()))
+        if isinstance(item.get("image"), str | Path)
+    }
+    folders = {image.parent for image in images if (image.parent / LABEL_DATASTORE).is_file()}
+    found = sorted(
+        file
+        for folder in folders
+        for file in (p for p in folder.iterdir() if is_image_file(p))
+        if file.resolve() not in images
+    )
+    if found:
+        logger.info("Found %d images without label in %s", len(found), ", ".join(map(str, sorted(folders))))
+    return [{"image": str(file)} for file in found]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a path is an image file by its name; hidden ones, such as the ``._NAME`` that macOS leaves, are not."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES) and path.name[0] != "." and path.is_file()
+
+
+def stem(path: Path) -> str:
+    """Name of an image without the suffix of its format."""
+    suffix = next((s for s in (".nii.gz", *IMAGE_SUFFIXES) if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def group_channels(paths: Sequence[Path], in_channels: int) -> list[list[Path]]:
+    """Put the files that are channels of one scan together: same folder and name but for the part after the last ``_``.
+
+    ``case_0000.nii.gz`` and ``case_0001.nii.gz`` are nnU-Net's two channels, ``case_flair`` and ``case_t1`` would be
+    BraTS's. The channels are in alphabetical order of that part, in training and inference alike.
+
+    Args:
+        paths: image files.
+        in_channels: channels of a scan.
+
+    Returns:
+        The files of each scan; a file without ``in_channels - 1`` partners stays alone (it may hold all channels).
+    """
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(paths):
+        groups.setdefault((path.parent, stem(path).rpartition("_")[0]), []).append(path)
+    scans = []
+    for (_, name), group in groups.items():
+        together = in_channels > 1 and name != "" and len(group) == in_channels
+        scans += [group] if together else [[path] for path in group]
+    return scans
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds the files of one DICOM series; several are an error."""
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetDirectory(str(folder))
+    uids = names.GetSeriesUIDs()
+    if len(uids) > 1:  # MONAI would read the first one only
+        raise ValueError(f"{folder} holds {len(uids)} DICOM series: put each into a folder of its own.")
+    return len(uids) == 1

@@ -1,0 +1,46 @@
+"""The two supervised terms of equation (1), on labelled data."""
+
+from __future__ import annotations
+
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from simcvd_bundle.utils.precision import in_float32
+
+
+class SegmentationLoss(nn.Module):
+    """L_seg: the mean of cross-entropy and Dice, as UA-MT and DTC compute it.
+
+    Dice runs over the foreground classes, with squared denominators, over the whole batch at once, smoothed by 1e-5. A
+    batch without foreground gives a Dice near 1 unless the prediction is empty too, and never NaN.
+
+    Source: eq. (1) of You et al., IEEE TMI 2022; the conventions are those of UA-MT (Yu et al., MICCAI 2019).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice_ce = DiceCELoss(
+            include_background=False,
+            to_onehot_y=True,
+            softmax=True,
+            squared_pred=True,
+            batch=True,
+            smooth_nr=1e-5,
+            smooth_dr=1e-5,
+            lambda_dice=0.5,
+            lambda_ce=0.5,
+        )
+
+    @in_float32
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Loss of labelled patches.
+
+        Args:
+            logits: ``(B, C + 1, H, W, D)``.
+            label: ``(B, 1, H, W, D)``, class indices 0 to C.
+
+        Returns:
+            Scalar, float32.
+        """
+        loss: Tensor = self.dice_ce(logits, label)
+        return loss

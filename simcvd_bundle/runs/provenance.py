@@ -1,0 +1,56 @@
+"""What a result was computed with: version, commit, hardware, packages."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import simcvd_bundle
+from simcvd_bundle.utils.paths import BUNDLE_ROOT
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "edt")
+
+
+def provenance() -> dict[str, Any]:
+    """Time, version and commit of the bundle, hardware and versions of packages, for a JSON file.
+
+    ``commit`` is that of git, with ``-dirty`` behind it when files differ from it (those in ``models/`` aside: every
+    training replaces them), and ``None`` outside of a checkout.
+    """
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": simcvd_bundle.__version__,
+        "commit": commit(BUNDLE_ROOT),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def commit(root: Path) -> str | None:
+    """Commit of the checkout ``root``, as ``provenance`` says it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        name = git("describe", "--always", "--abbrev=12")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)models")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{name}-dirty" if changed else name
+
+
+def processor() -> str:
+    """Name of the processor."""
+    information = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

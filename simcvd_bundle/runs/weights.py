@@ -1,0 +1,125 @@
+"""Reading and writing network weights: flat tensors, readable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from simcvd_bundle.utils.atomic import atomically
+from simcvd_bundle.utils.distributed import from_rank_0
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Load a weights file, all or nothing. Of several processes the first one reads it for all.
+
+    Args:
+        network: network to fill.
+        path: file with a flat state dict, or one under the key ``model`` (as MONAI Label writes).
+
+    Raises:
+        FileNotFoundError: when there is no file.
+        ValueError: when the file cannot be read or belongs to another network.
+    """
+    content = from_rank_0(lambda: _read(path))
+    state = content.get("model", content) if isinstance(content, Mapping) else content
+    try:
+        copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"The weights {path} do not fit the network: check network_def and class_names. {error}"
+        ) from error
+    network.load_state_dict(state)
+    logger.info("Loaded weights %s", path)
+
+
+def load_pretrained(modules: Mapping[str, nn.Module], path: str | None) -> None:
+    """Start from earlier weights, in part if need be: what has the name and shape of a tensor here is loaded.
+
+    With another number of classes the output branches keep their random start, with other channels or kernels the
+    convolutions concerned. The log names every tensor left out. The teacher becomes a copy of the student when the run
+    starts (``MeanTeacherHandler``).
+
+    Args:
+        modules: networks by the name that a run's checkpoints give them; ``model`` is the student.
+        path: ``model.pt`` (the student only) or ``checkpoint_N.pt`` of a run; ``None`` loads nothing.
+
+    Raises:
+        FileNotFoundError: when there is no file.
+        ValueError: when the file cannot be read, or nothing in it fits the student.
+    """
+    if path is None:
+        return
+    content = from_rank_0(lambda: _read(path))
+    states = content if isinstance(content, Mapping) and "model" in content else {"model": content}
+    for name, module in modules.items():
+        state = states.get(name)
+        if not isinstance(state, Mapping):
+            continue
+        own = module.state_dict()
+        fitting = {key: t for key, t in state.items() if key in own and t.shape == own[key].shape}
+        if name == "model" and not fitting:
+            raise ValueError(f"Nothing in {path} fits the network: pretrained takes weights of this bundle's V-Net.")
+        module.load_state_dict(fitting, strict=False)
+        left = sorted((own.keys() | state.keys()) - fitting.keys())
+        logger.info(
+            "Loaded %d of %d tensors of %r from %s; left out: %s", len(fitting), len(own), name, path,
+            ", ".join(left) or "none",
+        )  # fmt: skip
+
+
+def _read(path: str) -> Any:
+    """Content of a weights file or checkpoint."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No weights {path}: train first, or set weights to an existing file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"The weights {path} cannot be read ({error}): the file is damaged or not a weights file."
+        ) from error
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write weights or a checkpoint; equal content gives equal files."""
+    # torch names the archive after a file that it opens itself: equal content would give unequal files
+    with atomically(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(dict(content), file)
+
+
+def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
+    """Write the final weights of a run to ``run_dir/model.pt`` and make them the bundle's ``ckpt_dir/model.pt``.
+
+    Weights that this replaces are kept as ``ckpt_dir/replaced/model_HASH.pt`` (the first 12 digits of their SHA-256),
+    so a demo never destroys shipped weights: copy the file back to undo.
+
+    Args:
+        network: the student (not its DDP wrapper).
+        run_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights.
+
+    Returns:
+        Path of the bundle's weights.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
+    write_tensors(written, weights)
+    if current.is_file():
+        digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
+        kept = current.parent / "replaced" / f"model_{digest}.pt"
+        if not kept.is_file():
+            with atomically(kept) as unfinished:
+                shutil.copyfile(current, unfinished)
+        logger.info("Kept the former weights as %s", kept)
+    with atomically(current) as unfinished:
+        shutil.copyfile(written, unfinished)
+    return str(current)

@@ -1,0 +1,88 @@
+"""Handlers of the training loop: the mean teacher, the random streams, and what is logged of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class MeanTeacherHandler:
+    """Teacher weights are the exponential moving average of the student's, after every optimiser step.
+
+    The decay is ``min(1 - 1 / t, decay)`` at iteration t from 1 on, so the first step copies the student (UA-MT's rule
+    with the paper's 0.999). Parameters are averaged; batch-norm statistics stay the teacher's own. At the start of a
+    fresh run the teacher becomes an exact copy of the student, whatever weights that has been given meanwhile.
+
+    ignite's ``EMAHandler`` is not used: by default the teacher's buffers are the student's (pytorch/ignite#2590).
+
+    Args:
+        student: network whose parameters are averaged (not its DDP wrapper).
+        teacher: network of the same form that holds the average; it needs storage of its own.
+        decay: upper bound of the decay, 0.999 in the paper.
+
+    Raises:
+        ValueError: when ``decay`` is not in [0, 1), or teacher and student share storage.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
+        shared = {t.data_ptr() for t in student.state_dict().values() if t.numel()} & {
+            t.data_ptr() for t in teacher.state_dict().values() if t.numel()
+        }
+        if shared:
+            raise ValueError("MeanTeacherHandler: student and teacher share storage; make the teacher a deep copy.")
+        self.student = student
+        self.teacher = teacher.requires_grad_(False)
+        self.decay = decay
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        """Copy the student, unless the run is resumed."""
+        if engine.state.iteration == 0:
+            self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.train()
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the teacher by one step."""
+        decay = min(1 - 1 / max(engine.state.iteration, 1), self.decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(list(self.teacher.parameters()), list(self.student.parameters()), engine.state.iteration)
+
+
+class BatchNormStatisticsHandler:
+    """Give all processes the mean of their batch-norm statistics at the end of every epoch.
+
+    During an epoch every process keeps the statistics of its own share of the batches, in student and teacher. Running
+    means and variances are linear in what the batches add, so this is the same as a mean taken at every iteration. In
+    the list of handlers it belongs before validation and checkpoints, which then see one student and one teacher in all
+    processes. No effect in a single process.
+
+    Args:
+        networks: student (not its DDP wrapper) and teacher.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = networks
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Average the buffers."""
+        if idist.get_world_size() == 1:
+            return
+        for buffer in (buffer for network in self.networks for buffer in network.buffers()):
+            if buffer.is_floating_point():  # the number of batches is the same everywhere
+                torch.distributed.all_reduce(buffer)
+                buffer.div_(idist.get_world_size())

@@ -1,0 +1,6 @@
+"""What all rooms use: files, processes, errors, precision, memory."""
+
+from simcvd_bundle.utils.distributed import join
+from simcvd_bundle.utils.memory import keep_freed_memory
+
+__all__ = ["join", "keep_freed_memory"]

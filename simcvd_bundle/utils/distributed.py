@@ -1,0 +1,112 @@
+"""One training in several processes: joining them, what process 0 does for all, and rows gathered from all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, distributed
+
+from simcvd_bundle.utils.errors import show_root_cause
+
+T = TypeVar("T")
+
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def join(backend: str) -> None:
+    """Become one of the processes that ``torchrun`` has started.
+
+    Args:
+        backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs.
+
+    Raises:
+        RuntimeError: when the process was not started by ``torchrun`` (or with the variables that it sets), or a
+            machine has fewer GPUs than processes.
+    """
+    sys.excepthook = show_root_cause
+    missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
+    if missing:
+        raise RuntimeError(
+            f"configs/multi_gpu_train.json is for several processes, but {', '.join(missing)} are not set: start with "
+            "`torchrun --nproc_per_node=N -m monai.bundle run ...`, or leave the file out to train in one process."
+        )
+    if backend == "nccl" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"Process {os.environ['LOCAL_RANK']} of this machine (from 0) has no GPU, as {torch.cuda.device_count()} "
+            "are visible: set --nproc_per_node to at most that number, or make more visible."
+        )
+    # its successor forward_sync_buffers is not in torch 2.12
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    distributed.init_process_group(backend)
+
+
+def from_rank_0(function: Callable[[], T]) -> T:
+    """Call ``function`` in process 0 only; its result is returned, or its failure raised, in all processes.
+
+    Files that only process 0 wrote need not be on the disks of other machines.
+
+    Args:
+        function: returns what can be pickled.
+
+    Raises:
+        Exception: in process 0 what ``function`` raised, in the others a ``RuntimeError`` with its message.
+    """
+    if idist.get_world_size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    error: Exception | None = None
+    if idist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as caught:  # raised below, when the others know
+            error = caught
+            outcome[1] = str(caught)
+    distributed.broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    if outcome[1] is not None:
+        raise RuntimeError(f"Process 0 failed: {outcome[1]}")
+    result: T = outcome[0]
+    return result
+
+
+class _GatherRows(torch.autograd.Function):
+    # torch.distributed.nn.functional.all_gather is deprecated, and its successors differ between torch 2.11 and 2.13
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.size = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        first = distributed.get_rank() * int(ctx.size)
+        return total[first : first + ctx.size]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all processes, in the order of their ranks, with gradient.
+
+    The gradient of a row is the sum of what all processes' losses send to it. With the mean over processes that
+    ``DistributedDataParallel`` takes, parameters get the gradient of the mean of these losses.
+
+    Args:
+        rows: ``(N, ...)``, of one shape in all processes.
+
+    Returns:
+        ``(world_size * N, ...)``; ``rows`` itself when there is one process.
+    """
+    if idist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered

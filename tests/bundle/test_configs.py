@@ -1,0 +1,145 @@
+"""Every overlay combination trains, has the ids that clients look for, and nothing is silently ignored."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Run
+from monai.bundle import verify_metadata
+
+import simcvd_bundle
+
+CONFIGS = ROOT / "configs"
+DATA, METHODS, ABLATIONS = (
+    ["", *sorted(p.name for p in CONFIGS.glob(f"{kind}_*.json"))] for kind in ("data", "method", "ablation")
+)
+ALL = list(itertools.product(DATA, METHODS, ABLATIONS))
+SINGLE = [combination for combination in ALL if combination.count("") >= 2]
+MULTIPLE = [combination for combination in ALL if combination.count("") < 2]
+UNSUPERVISED = {"contrastive", "distillation", "consistency"}
+SCHEMA = ROOT / "tools" / "meta_schema_20240725.json"
+
+
+def load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((CONFIGS / name).read_text())
+    return content
+
+
+def check_training(run_bundle: Run, combination: tuple[str, str, str]) -> None:
+    overlays = [file for file in combination if file]
+    settings: dict[str, Any] = {}
+    for file in overlays:
+        settings |= load(file)
+    fitting: dict[str, Any] = {"validate::dataset::data": []}
+    if "head_pool_size" in settings:  # what the overlay sets must not be overridden by the tests' tiny settings
+        fitting["head_pool_size"] = settings["head_pool_size"]
+    workflow = run_bundle("train.json", *overlays, **fitting)
+    assert workflow.check_properties() == []
+    get = workflow.parser.get_parsed_content
+    loss = get("loss")
+    expected = {name for name in UNSUPERVISED if settings.get(f"{name}_weight", 1) > 0}
+    active = {name for name in loss.terms if loss.current_weights()[name] > 0}
+    assert active & UNSUPERVISED == expected
+    assert ("sdm" in active) == (settings.get("sdm_weight", 1) > 0)
+    for name in ("head_dropout", "head_pooling", "head_pool_size", "boundary_map", "class_names", "labeled_batch_size"):
+        assert name not in settings or get(name) == settings[name]
+    assert get("train::trainer").state.iteration == 2
+
+
+@pytest.mark.parametrize("combination", SINGLE, ids="+".join)
+def test_each_overlay_trains(run_bundle: Run, combination: tuple[str, str, str]) -> None:
+    check_training(run_bundle, combination)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combination", MULTIPLE, ids="+".join)
+def test_every_combination_of_overlays_trains(run_bundle: Run, combination: tuple[str, str, str]) -> None:
+    check_training(run_bundle, combination)
+
+
+def test_overlays_only_set_ids_of_the_base() -> None:
+    base = set(load("train.json"))
+    for file in filter(None, (*DATA, *METHODS, *ABLATIONS)):
+        assert set(load(file)) <= base, file
+
+
+def test_what_training_and_inference_share_is_the_same() -> None:
+    train, inference = load("train.json"), load("inference.json")
+    for name in (
+        "network_def",
+        "normalize",
+        "num_classes",
+        "label_values",
+        "in_channels",
+        "orientation",
+        "spacing",
+        "strides",
+        "kernel_sizes",
+        "window_stride",
+    ):
+        assert train[name] == inference[name], name
+    for name in ("class_names", "patch_size"):  # training is the demo by default, inference has the shipped weights
+        assert inference[name] == load("data_la.json")[name], name
+    keys_dropped = json.loads(json.dumps(train["validate"]["preprocessing"]).replace('["image", "label"]', '"image"'))
+    of_labels = [t for t in keys_dropped["transforms"] if isinstance(t, dict) and t["keys"] == "label"]
+    assert [t["_target_"] for t in of_labels] == ["simcvd_bundle.data.ClassIndicesd"]
+    keys_dropped["transforms"] = [t for t in keys_dropped["transforms"] if t not in of_labels]
+    assert keys_dropped == inference["preprocessing"]
+    inverses = [p["postprocessing"]["transforms"] for p in (train["validate"], inference)]
+    first = [{**t[0], "transform": t[0]["transform"].replace("validate::", "")} for t in inverses]
+    assert first[0] == first[1]
+    assert first[0]["_target_"] == "Invertd"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"iteration": 4}, "'iteration'.*did you mean 'iterations'"),
+        ({"train::dataloder": {"num_workers": 0}}, "'train::dataloder'.*did you mean 'train::dataloader'"),
+        ({"eval_section": "test"}, "'eval_section'"),
+        ({"resume": "false"}, "resume is 'false': write True or False"),
+        ({"contrastive_wieght": 0.1}, "did you mean 'contrastive_weight'"),
+        ({"bundle_root": "elsewhere"}, "'elsewhere' is not the bundle.*--bundle_root"),
+    ],
+)
+def test_misspelled_overrides_are_errors(run_bundle: Run, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", **overrides)
+    assert re.search(message, str(error.value.__cause__))
+
+
+def test_misspelled_id_of_an_overlay_is_an_error_and_a_helper_id_is_not(run_bundle: Run, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.json"
+    overlay.write_text('{"base_weight": 0.3, "contrastive_weight": "$@base_weight / 2"}')
+    workflow = run_bundle("train.json", str(overlay))
+    assert workflow.parser.get_parsed_content("loss").weights["contrastive"] == 0.15
+    overlay.write_text('{"base_weight": 0.3}')
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", str(overlay))
+    assert "'base_weight'" in str(error.value.__cause__)
+
+
+def test_metadata_fits_the_schema(tmp_path: Path) -> None:
+    schema = tmp_path / "eval" / "schema.json"
+    schema.parent.mkdir()
+    shutil.copy(SCHEMA, schema)
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(schema))
+
+
+def test_metadata_fits_the_package() -> None:
+    metadata = load("metadata.json")
+    assert metadata["version"] == simcvd_bundle.__version__
+    assert metadata["version"] in metadata["changelog"]
+    assert f"## {metadata['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pins = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    claimed = {
+        "monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"],
+        **metadata["required_packages_version"],
+    }  # fmt: skip
+    assert {name: pins[name] for name in claimed} == claimed
