@@ -136,6 +136,14 @@ class CheckedDataset(Dataset):
         self.in_channels = in_channels
         self.num_classes = num_classes
 
+    def check(self) -> None:
+        """Load every case once, so that a bad one ends the run before training starts.
+
+        Raises:
+            ValueError: with all cases that cannot be used.
+        """
+        raise_all([problem(self.__getitem__, index) for index in range(len(self))])
+
     def _transform(self, index: int) -> Any:
         return self.prepared(index)
 
@@ -157,15 +165,6 @@ class SkippedCases(CheckedDataset):
             return super()._transform(index)
         except ValueError as error:
             return {"image": case_name(self.data[index]), "failure": str(first_cause(error))}
-
-
-def check_all(dataset: CheckedDataset) -> None:
-    """Load every case once, so that a bad one ends the run before training starts.
-
-    Raises:
-        ValueError: with all cases that cannot be used.
-    """
-    raise_all([problem(dataset.__getitem__, index) for index in range(len(dataset))])
 
 
 def problem(function: Callable[[int], Any], index: int) -> ValueError | None:
