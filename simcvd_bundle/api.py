@@ -261,7 +261,7 @@ def _existing(file: Image) -> Any:
 def _as_loaded(array: np.ndarray | Tensor) -> MetaTensor:
     """Copy of an array as ``LoadImaged`` would have returned it."""
     if array.ndim not in (3, 4):
-        raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got {list(array.shape)}.")
+        raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got the shape {tuple(array.shape)}.")
     image = MetaTensor(torch.as_tensor(array).to(torch.float32, copy=True))
     image.meta["original_channel_dim"] = 0 if array.ndim == 4 else "no_channel"
     return image

@@ -125,7 +125,7 @@ def test_errors_name_the_remedy(folders: Folders, model: simcvd_bundle.Segmenter
         model.predict(data / "none.nii.gz")
     with pytest.raises(ValueError, match=r"holds \d+ scans: give one of them"):
         model.predict(data)
-    with pytest.raises(ValueError, match=r"\(H, W, D\) or \(channels, H, W, D\), got \[4, 4\]"):
+    with pytest.raises(ValueError, match=r"\(H, W, D\) or \(channels, H, W, D\), got the shape \(4, 4\)"):
         model.predict(np.zeros((4, 4)))
     with pytest.raises(FileNotFoundError, match=r"No weights .*none\.pt: train first"):
         simcvd_bundle.Segmenter(tmp_path / "none.pt", **SETTINGS)
