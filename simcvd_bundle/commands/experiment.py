@@ -183,7 +183,8 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
         if not _bundle("evaluating", files, arguments, folder, device):
             return False
     score = json.loads((target / "summary.json").read_text(encoding="utf-8"))["overall"]["dice"]
-    logger.info("%s: Dice %.4f +- %.4f (%s, %s)", run.name, score["mean"], score["std"], eval_section, inference_mode)
+    dice = "undefined, as all masks are empty" if score["n"] == 0 else f"{score['mean']:.4f} +- {score['std']:.4f}"
+    logger.info("%s: Dice %s (%s, %s)", run.name, dice, eval_section, inference_mode)
     return True
 
 

@@ -112,12 +112,11 @@ def _compare_grids(image: tuple[Any, Any], label: tuple[Any, Any]) -> None:
 
 
 def case_name(item: Any) -> str:
-    """The file or files of an item's image, or the image as text."""
+    """The file or files of an item's image; the shape of one that comes from no file."""
     image = item.get("image", item) if isinstance(item, Mapping) else item
-    if isinstance(image, MetaTensor):
-        image = image.meta.get("filename_or_obj", "")
-    elif isinstance(image, Tensor):
-        return f"of shape {tuple(image.shape)}"
+    if isinstance(image, Tensor):
+        file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+        image = file or f"of shape {tuple(image.shape)}"
     return ", ".join(map(str, image)) if isinstance(image, list | tuple) else str(image)
 
 

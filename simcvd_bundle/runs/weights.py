@@ -108,7 +108,7 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     Args:
         network: the student (not its DDP wrapper).
         run_dir: folder of the run.
-        ckpt_dir: folder of the bundle's weights.
+        ckpt_dir: folder of the bundle's weights; the folder of the run where a run has weights of its own only.
 
     Returns:
         Path of the bundle's weights.
@@ -116,6 +116,8 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
     write_tensors(written, weights)
+    if current.resolve() == written.resolve():
+        return str(written)
     if current.is_file():
         digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
         kept = current.parent / "replaced" / f"model_{digest}.pt"

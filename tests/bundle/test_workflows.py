@@ -17,6 +17,8 @@ import torch
 from conftest import ROOT, TINY, Run, write_series
 from monai.bundle import ckpt_export, verify_net_in_out
 
+from simcvd_bundle.utils.errors import root_cause
+
 CONFIGS = ROOT / "configs"
 SMALL_NETWORK = {"network_def::base_channels": 2}
 IMPORTS = ["$import monai", "$import sys", "$import torch"]
@@ -180,7 +182,14 @@ def test_torchscript_export_gives_the_same_logits(run_bundle: Run, trained: Path
 def test_an_exported_network_runs_by_the_trt_overlay(
     run_bundle: Run, trained: Path, dataset_dir: Path, tmp_path: Path
 ) -> None:
-    """TorchScript in place of TensorRT, which needs a GPU: all but the import of torch_tensorrt is the same."""
+    """TorchScript in place of TensorRT, which needs a GPU: all but the import of torch_tensorrt is the same.
+
+    A scan that cannot be read ends in an error (the exit code) after the others have been written.
+    """
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "image_6.nii.gz").symlink_to(dataset_dir / "image_6.nii.gz")
+    (scans / "damaged.nii.gz").touch()
     ckpt_export(
         net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(trained),
         meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"), **SMALL_NETWORK,
@@ -193,9 +202,10 @@ def test_an_exported_network_runs_by_the_trt_overlay(
             {"engine": str(tmp_path / "model.ts"), "imports": IMPORTS},
         ),
     ):
-        workflow = run_bundle(*files, workflow_type="infer", output_dir=str(tmp_path / name), save_probability=True,
-                              dataset_dir=str(dataset_dir / "image_6.nii.gz"), **settings)  # fmt: skip
-    assert isinstance(workflow.parser.get_parsed_content("network"), torch.jit.ScriptModule)
+        with pytest.raises(RuntimeError) as error:
+            run_bundle(*files, workflow_type="infer", output_dir=str(tmp_path / name), save_probability=True,
+                       dataset_dir=str(scans), **settings)  # fmt: skip
+        assert "1 cases failed, all others are written" in str(root_cause(error.value))
     plain, exported = (
         np.asarray(nib.load(tmp_path / name / "image_6_probability.nii.gz").dataobj) for name in ("plain", "exported")
     )
