@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
-import pytest
-from conftest import ROOT
+import bad_input
+import endurance
+import kills
+import storage
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["kills.py", "--kills", "4"],
-        ["storage.py", "full_disk", "second_process"],
-        ["bad_input.py", "--every", "8"],
-        ["endurance.py", "--epochs", "12", "--iterations", "30"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_faults_end_as_they_must(arguments: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "faults" / arguments[0]), *arguments[1:]], env=environment,
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_a_killed_training_ends_as_if_nobody_had_killed_it(tmp_path: Path) -> None:
+    counts = kills.main(3, 0, tmp_path)
+    assert counts["killed at moment: checkpoint"] == 1
+    assert counts["killed at moment: weights"] == 2
+
+
+def test_a_full_disk_and_a_second_process_cost_nothing(tmp_path: Path) -> None:
+    assert storage.main(tmp_path, ["full_disk", "second_process"]) == {"full_disk": 4, "second_process": 2}
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    counts, problems = bad_input.main(tmp_path, every=8)
+    assert not problems
+    assert counts["kinds"] == 14
+
+
+def test_ctrl_c_ends_the_workers_and_low_precision_stays_finite(tmp_path: Path) -> None:
+    counts = endurance.main(tmp_path, ["interrupt", "bfloat16", "float16"], epochs=0, iterations=10)
+    assert counts["workers left after Ctrl-C"] == 0
