@@ -111,15 +111,28 @@ def make_workflow(
     )
 
 
+def run_workflow(*files: str, **settings: Any) -> ConfigWorkflow:
+    """Run the workflow of ``make_workflow``."""
+    workflow = make_workflow(*files, **settings)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
 @pytest.fixture
 def run_bundle(dataset_dir: Path, tmp_path: Path) -> Run:
     """Run configs of the bundle in this process; returns the workflow."""
 
     def run(*files: str, **overrides: Any) -> ConfigWorkflow:
-        workflow = make_workflow(*files, **{"dataset_dir": dataset_dir, "folder": tmp_path, **overrides})
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        return workflow
+        return run_workflow(*files, **{"dataset_dir": dataset_dir, "folder": tmp_path, **overrides})
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``models``, ``run`` and ``cache`` of a tiny training of two iterations; to be read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_workflow("train.json", dataset_dir=dataset_dir, folder=folder, **{"validate::dataset::data": []})
+    return folder

@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,10 +87,10 @@ class Malicious:
         return os.mkdir, (str(self.mark),)
 
 
-def test_user_files_are_not_unpickled(run_bundle: Run, dataset_dir: Path, tmp_path: Path) -> None:
+def test_user_files_are_not_unpickled(run_bundle: Run, trained_run: Path, tmp_path: Path) -> None:
     """As weights, as a checkpoint, as an image."""
     mark = tmp_path / "executed"
-    run_bundle("train.json", **{"validate::dataset::data": []})
+    shutil.copytree(trained_run, tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "models" / "model.pt", *(tmp_path / "run" / "checkpoints").iterdir()):
         torch.save({"model": Malicious(mark)}, path)
     np.save(tmp_path / "scan.npy", np.array([Malicious(mark)], dtype=object))

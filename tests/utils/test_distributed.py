@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, TINY, Run, make_workflow
+from conftest import ROOT, TINY, Run, make_workflow, run_workflow
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from processes import run_ranks
@@ -82,10 +82,7 @@ def recorder(file: Path) -> str:
 def train_rank(rank: int, dataset_dir: Path, folder: Path, settings: dict[str, Any], files: tuple[str, ...]) -> None:
     """One process on a machine of its own: nothing but the network connects the ranks."""
     overlay = recorder(folder / f"{rank}.pt")
-    workflow = make_workflow(*files, overlay, dataset_dir=dataset_dir, folder=folder / f"rank{rank}", **settings)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_workflow(*files, overlay, dataset_dir=dataset_dir, folder=folder / f"rank{rank}", **settings)
 
 
 def train(
@@ -162,7 +159,6 @@ def loss_without_dice(**arguments: Any) -> SimCVDLoss:
     return loss
 
 
-@pytest.mark.slow
 def test_without_what_belongs_to_a_process_gradients_are_those_of_an_ordinary_run(
     dataset_dir: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +189,8 @@ def test_all_ranks_end_alike_and_rank_0_alone_writes(dataset_dir: Path, tmp_path
         for record in records[1:]:
             for key, tensor in records[0]["end"][name].items():
                 assert torch.equal(tensor, record["end"][name][key]), f"{name}.{key}"
+    weights = torch.load(tmp_path / "rank0" / "models" / "model.pt", weights_only=True)
+    assert weights.keys() == records[0]["end"]["network_def"].keys()  # without the wrapper's prefix
     within = [record["start"][1]["teacher"]["encoder.0.0.adn.N.running_mean"] for record in records]
     assert not torch.equal(within[0], within[1])  # in the middle of an epoch
     assert sorted(path.name for path in (tmp_path / "rank0").iterdir()) == ["cache", "models", "run"]
@@ -213,22 +211,18 @@ def test_all_ranks_end_alike_and_rank_0_alone_writes(dataset_dir: Path, tmp_path
 
 
 def evaluate_rank(rank: int, dataset_dir: Path, folder: Path, settings: dict[str, Any]) -> None:
-    workflow = make_workflow(
+    run_workflow(
         *MULTI, "evaluate.json", dataset_dir=dataset_dir, folder=folder, output_dir=str(folder / f"rank{rank}"),
         **settings,
     )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 @pytest.mark.parametrize("section", ["labeled", "validation"])
 def test_evaluation_in_two_processes_gives_the_files_of_one(
-    run_bundle: Run, dataset_dir: Path, tmp_path: Path, section: str
+    run_bundle: Run, dataset_dir: Path, trained_run: Path, tmp_path: Path, section: str
 ) -> None:
     """Three cases for two processes, and one case for two."""
-    settings = {"eval_section": section, "num_labeled": 3, "weights": str(tmp_path / "models" / "model.pt")}
-    run_bundle("train.json", **NO_VALIDATION)
+    settings = {"eval_section": section, "num_labeled": 3, "weights": str(trained_run / "models" / "model.pt")}
     run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "one"), **settings)
     run_ranks(evaluate_rank, 2, dataset_dir, tmp_path, settings)
     for name in ("per_case.csv", "summary.json"):
@@ -403,8 +397,8 @@ def test_a_killed_process_ends_all_and_one_process_continues(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
          "--config_file", str([str(file) for file in configs]),
          *(part for name, value in settings.items() for part in (f"--{name}", str(value)))],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1",
-                           "CUDA_VISIBLE_DEVICES": ""},
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}",
+                           "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode != 0
