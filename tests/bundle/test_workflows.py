@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, Run, write_series
 from monai.bundle import ckpt_export, verify_net_in_out
+from processes import bundle_arguments, run
 
 from simcvd_bundle.utils.errors import root_cause
 
@@ -25,9 +27,9 @@ IMPORTS = ["$import monai", "$import sys", "$import torch"]
 
 
 @pytest.fixture
-def trained(run_bundle: Run, tmp_path: Path) -> Path:
-    """Weights of a tiny training."""
-    run_bundle("train.json", **{"validate::dataset::data": []})
+def trained(trained_run: Path, tmp_path: Path) -> Path:
+    """Weights of a tiny training, in the folder of this test's runs."""
+    shutil.copytree(trained_run / "models", tmp_path / "models")
     return tmp_path / "models" / "model.pt"
 
 
@@ -138,12 +140,10 @@ def test_training_from_another_folder(dataset_dir: Path, tmp_path: Path) -> None
 
 
 def test_an_error_ends_with_its_cause(dataset_dir: Path, tmp_path: Path) -> None:
-    result = command(
-        "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.json"),
-        *tiny_arguments(dataset_dir, tmp_path), "--num_labeled", "99", cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1].startswith("error: num_labeled is 99, but section 'training' of")
+    settings = {**TINY, "dataset_dir": dataset_dir, "ckpt_dir": tmp_path / "models", "num_labeled": 99}
+    code, output = run(bundle_arguments(["train.json"], settings, "training"), tmp_path / "log.txt", tmp_path)
+    assert code == 1
+    assert output.strip().splitlines()[-1].startswith("error: num_labeled is 99, but section 'training' of")
     assert not (tmp_path / "models").exists()
 
 

@@ -444,7 +444,6 @@ def test_masks_and_scores_are_those_of_the_original_grid(tmp_path: Path, code: s
     assert float(row["dice"]) == pytest.approx(score, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_several_classes_and_channels_from_folder_to_report(tmp_path: Path) -> None:
     """Two files a scan, three classes of values 2, 4 and 9, thick slices, mixed spacings and orientations."""
     random = np.random.default_rng(0)

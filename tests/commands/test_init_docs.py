@@ -20,7 +20,6 @@ from simcvd_bundle.data.datalists import load_datalist
 TINY = {"iterations": "2", "network_def::base_channels": "2", "head_pool_size": "8", "num_workers": "0"}
 
 
-@pytest.mark.slow
 def test_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
