@@ -69,9 +69,9 @@ class Segmenter:
         get = workflow.parser.get_parsed_content
         with _as_guest():
             workflow.initialize()
-            get("check")
+            get("check")()
             self._take(get)
-            get("load")
+            get("load")()
 
     def _take(self, get: Callable[[str], Any]) -> None:
         """Take the parts of ``inference.json``; the network gets its weights when ``load`` is called for."""
@@ -192,12 +192,12 @@ def train(
     inference = _inference(root, folder / "model.pt", overlays, settings)
     segmenter = Segmenter.__new__(Segmenter)
     with _as_guest():
-        training.parser.get_parsed_content("check")
+        training.parser.get_parsed_content("check")()
         inference.initialize()  # now, as what is wrong with it should not come up after a long training
         segmenter._take(inference.parser.get_parsed_content)
         for step in (training.initialize, training.run, training.finalize):
             step()
-        inference.parser.get_parsed_content("load")
+        inference.parser.get_parsed_content("load")()
     return segmenter
 
 

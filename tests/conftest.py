@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
     "bundle_root": str(ROOT),
     "device": "cpu",
+    "precision": "float32",
     "patch_size": [16, 16, 16],
     "window_stride": [8, 8, 8],
     "iterations": 2,
@@ -31,7 +32,7 @@ TINY: dict[str, Any] = {
     "network_def::base_channels": 2,
 }
 TERMS = {"segmentation", "sdm", "contrastive", "distillation", "consistency"}
-INFERENCE_IDS = ("bundle_root", "device", "patch_size", "window_stride", "network_def::base_channels")
+INFERENCE_IDS = ("bundle_root", "device", "precision", "patch_size", "window_stride", "network_def::base_channels")
 
 Run = Callable[..., ConfigWorkflow]
 

@@ -31,7 +31,7 @@ from monai.transforms import (
 from torch import Tensor
 
 import simcvd_bundle
-from simcvd_bundle.data.batches import SampleIndex, TwoStreamBatchSampler, collate_two_streams, prepare_batch
+from simcvd_bundle.data.batches import SampleIndex, StreamBatchSampler, collate_streams, prepare_batch
 from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.transforms import ClassIndicesd, SignedDistanceMapd
 
@@ -71,11 +71,16 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
 
 
+STREAMS = {"labeled": 1, "unlabeled": 2}
+
+
 def batches(dataset: DiskCacheDataset, num_workers: int, start: int = 0) -> list[dict[str, Tensor]]:
-    sampler = TwoStreamBatchSampler(dataset, 1, 2, num_iterations=4, seed=1)
+    """Batches with entries by ``stream.entry``."""
+    sampler = StreamBatchSampler(dataset, STREAMS, num_iterations=4, seed=1)
     sampler.start = start
-    collate = partial(collate_two_streams, labeled_batch_size=1)
-    return list(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers))
+    collate = partial(collate_streams, streams=STREAMS)
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers)
+    return [{f"{s}.{key}": value for s, part in batch.items() for key, value in part.items()} for batch in loader]
 
 
 def test_sample_depends_on_its_index_alone(make_dataset: Make) -> None:
@@ -114,41 +119,57 @@ def test_batches_do_not_depend_on_workers_or_on_resuming(make_dataset: Make) -> 
     assert len(without) == 4
     assert all(equal(a, b) for a, b in zip(without, with_two, strict=True))
     assert all(equal(a, b) for a, b in zip(without[2:], resumed, strict=True))
-    assert not torch.equal(without[0]["image"], without[1]["image"])
+    assert not torch.equal(without[0]["labeled.image"], without[1]["labeled.image"])
 
 
-def test_collation_stacks_images_and_the_labels_of_the_first() -> None:
+def test_collation_stacks_each_stream() -> None:
     items: list[dict[str, Any]] = [{"image": MetaTensor(torch.full((2, 3, 4, 5), float(i)))} for i in range(5)]
     for i, item in enumerate(items[:3]):  # the third is labelled too, as when labelled cases feed both streams
         item |= {"label": MetaTensor(torch.full((1, 3, 4, 5), 10.0 + i)), "sdm": torch.full((4, 3, 4, 5), 20.0 + i)}
-    batch = collate_two_streams(items, labeled_batch_size=2)
-    assert {key: tuple(value.shape) for key, value in batch.items()} == {
-        "image": (5, 2, 3, 4, 5),
-        "label": (2, 1, 3, 4, 5),
-        "sdm": (2, 4, 3, 4, 5),
+    batch = collate_streams(items, {"labeled": 2, "unlabeled": 3})
+    shapes = {stream: {key: tuple(value.shape) for key, value in part.items()} for stream, part in batch.items()}
+    assert shapes == {
+        "labeled": {"image": (2, 2, 3, 4, 5), "label": (2, 1, 3, 4, 5), "sdm": (2, 4, 3, 4, 5)},
+        "unlabeled": {"image": (3, 2, 3, 4, 5)},
     }
-    assert all(type(value) is Tensor for value in batch.values())
-    assert batch["image"][:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
-    assert batch["label"][:, 0, 0, 0, 0].tolist() == [10, 11]
-    assert batch["sdm"][:, 0, 0, 0, 0].tolist() == [20, 21]
+    assert all(type(value) is Tensor for part in batch.values() for value in part.values())
+    first = {(s, key): value[:, 0, 0, 0, 0].tolist() for s, part in batch.items() for key, value in part.items()}
+    assert first == {
+        ("labeled", "image"): [0, 1], ("unlabeled", "image"): [2, 3, 4], ("labeled", "label"): [10, 11],
+        ("labeled", "sdm"): [20, 21],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("streams", "names"), [({"labeled": 2, "unlabeled": 0}, {"labeled"}), ({"unlabeled": 2}, {"unlabeled"})]
+)
+def test_a_batch_may_have_one_stream(streams: dict[str, int], names: set[str]) -> None:
+    volume = torch.zeros(1, 2, 2, 2)
+    items = [{"image": volume, "label": volume, "sdm": volume}] * 2
+    assert collate_streams(items, streams).keys() == names
 
 
 def test_collation_needs_the_label_of_a_labelled_patch() -> None:
     with pytest.raises(KeyError, match="label"):
-        collate_two_streams([{"image": torch.zeros(1, 2, 2, 2)}], labeled_batch_size=1)
+        collate_streams([{"image": torch.zeros(1, 2, 2, 2)}], {"labeled": 1})
 
 
 def test_prepare_batch_splits_image_and_target() -> None:
-    batch = {"image": torch.zeros(3, 1, 2, 2, 2), "label": torch.ones(1, 1, 2, 2, 2), "sdm": torch.ones(1, 1, 2, 2, 2)}
-    image, target = prepare_batch(batch, device="meta", non_blocking=True, dtype=torch.float64)
-    assert image.shape == (3, 1, 2, 2, 2)
-    assert set(target) == {"label", "sdm"}
-    assert {t.device.type for t in (image, *target.values())} == {"meta"}
-    assert {t.dtype for t in (image, *target.values())} == {torch.float64}
-    assert set(batch) == {"image", "label", "sdm"}
-    image, target = prepare_batch(batch)
-    assert image is batch["image"]
-    assert target["sdm"] is batch["sdm"]
+    volume = torch.ones(1, 1, 2, 2, 2)
+    batch = {
+        "labeled": {"image": volume, "label": volume, "sdm": volume},
+        "unlabeled": {"image": volume.expand(2, -1, -1, -1, -1)},
+    }
+    images, target = prepare_batch(batch, device="meta", non_blocking=True, dtype=torch.float64)
+    assert {stream: len(image) for stream, image in images.items()} == {"labeled": 1, "unlabeled": 2}
+    assert {stream: set(part) for stream, part in target.items()} == {"labeled": {"label", "sdm"}, "unlabeled": set()}
+    moved = [*images.values(), *target["labeled"].values()]
+    assert {t.device.type for t in moved} == {"meta"}
+    assert {t.dtype for t in moved} == {torch.float64}
+    assert set(batch["labeled"]) == {"image", "label", "sdm"}
+    images, target = prepare_batch(batch)
+    assert images["labeled"] is volume
+    assert target["labeled"]["sdm"] is volume
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.data.datalists import find_images, load_datalist
-from simcvd_bundle.inference.batch import BackgroundWriter, Failures, SaveInBackgroundd
+from simcvd_bundle.inference.batch import Results, SaveResultd
 
 SOURCES = [
     path for folder in ("simcvd_bundle", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
@@ -113,10 +113,10 @@ def test_results_stay_in_the_output_folder(tmp_path: Path, name: str) -> None:
     """Whatever the image is called."""
     output = tmp_path / "deep" / "out"
     mask = MetaTensor(torch.zeros(1, 3, 4, 5), meta={"filename_or_obj": name})
-    writer = BackgroundWriter(Failures())
-    save = SaveInBackgroundd(writer, "pred", output_dir=str(output), output_postfix="seg", separate_folder=False)
+    results = Results()
+    save = SaveResultd(results, "pred", output_dir=str(output), postfix="seg")
     save({"image": mask, "pred": mask})
-    writer.finish()
+    results.finish()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 1
     assert files[0].parent == output

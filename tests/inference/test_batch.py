@@ -12,21 +12,21 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from simcvd_bundle.inference.batch import BackgroundWriter, Failures, SaveInBackgroundd
+from simcvd_bundle.inference.batch import MaskAndMapsd, Results, SaveResultd
 
 
 def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
     affine = torch.diag(torch.tensor([-0.5, 0.6, 2.0, 1.0], dtype=torch.float64))
-    writer = BackgroundWriter(Failures())
+    results = Results()
     for number in range(9):  # more than wait at once
         mask = MetaTensor(
             torch.full((1, 3, 4, 5), number), affine=affine, meta={"filename_or_obj": f"scan_{number}.nii"}
         )
-        for name, save in (("plain", SaveImaged), ("background", SaveInBackgroundd)):
-            first = (writer,) if save is SaveInBackgroundd else ()
-            folder = str(tmp_path / name)
-            save(*first, "pred", output_dir=folder, output_postfix="seg", separate_folder=False)({"pred": mask})
-    writer.finish()
+        SaveImaged("pred", output_dir=str(tmp_path / "plain"), output_postfix="seg", separate_folder=False)(
+            {"pred": mask}
+        )
+        SaveResultd(results, "pred", output_dir=str(tmp_path / "background"), postfix="seg")({"pred": mask})
+    results.finish()
     files = sorted(p.name for p in (tmp_path / "plain").iterdir())
     assert len(files) == 9
     assert files == sorted(p.name for p in (tmp_path / "background").iterdir())
@@ -47,30 +47,39 @@ def test_a_file_that_cannot_be_written_fails_its_case_alone(tmp_path: Path, monk
         save(image, path)
 
     monkeypatch.setattr(nib, "save", full_disk)
-    failures = Failures()
-    writer = BackgroundWriter(failures, max_pending=1)
+    results = Results(max_pending=1)
     for number in range(3):
         mask = MetaTensor(torch.zeros(1, 3, 4, 5), meta={"filename_or_obj": f"/in/scan_{number}.nii"})
-        keys = {"output_dir": str(tmp_path), "output_postfix": "seg", "separate_folder": False}
-        SaveInBackgroundd(writer, "pred", **keys)({"image": mask, "pred": mask})
-    writer.finish()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan_0_seg.nii.gz", "scan_2_seg.nii.gz"]
+        SaveResultd(results, "pred", output_dir=str(tmp_path), postfix="seg")({"image": mask, "pred": mask})
     message = "1 cases failed, all others.*/in/scan_1.nii: a result cannot be written: OSError.*No space left on device"
     with pytest.raises(RuntimeError, match=f"(?s){message}"):
-        failures.finish()
+        results.finish()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan_0_seg.nii.gz", "scan_2_seg.nii.gz"]
 
 
 def test_computation_goes_on_until_too_much_waits() -> None:
     gate = threading.Event()
-    writer = BackgroundWriter(Failures(), num_threads=1, max_pending=2)
+    results = Results(num_threads=1, max_pending=2)
     for _ in range(2):
-        writer.submit("case", gate.wait, 60)
-    assert [future.done() for _, future in writer.pending] == [False, False]
-    third = threading.Thread(target=writer.submit, args=("case", gate.wait, 60))
+        results.submit("case", gate.wait, 60)
+    assert [future.done() for _, future in results.pending] == [False, False]
+    third = threading.Thread(target=results.submit, args=("case", gate.wait, 60))
     third.start()
     third.join(0.2)
     assert third.is_alive()
     gate.set()
     third.join(60)
     assert not third.is_alive()
-    writer.finish()
+    results.finish()
+
+
+def test_mask_and_maps_are_the_parts_of_a_prediction() -> None:
+    """Two classes: three probabilities, then two signed distance maps."""
+    pred = torch.rand(5, 2, 3, 4)
+    pred[:, 0, 0, 0] = torch.tensor([0.1, 0.2, 0.7, 0.9, 0.8])
+    parts = MaskAndMapsd("pred", num_classes=2, keep_probability=True)({"pred": pred, "image": 1})
+    assert parts.keys() == {"pred", "image", "probability", "sdm"}
+    assert (parts["pred"].dtype, parts["pred"].shape, int(parts["pred"][0, 0, 0, 0])) == (torch.uint8, (1, 2, 3, 4), 2)
+    assert torch.equal(parts["probability"], pred[1:3])
+    assert torch.equal(parts["sdm"], pred[3:])
+    assert MaskAndMapsd("pred", num_classes=4)({"pred": pred}).keys() == {"pred"}

@@ -164,22 +164,24 @@ def test_pretrained_loads_what_fits_and_names_the_rest(
     source, target, head, other_head = VNet(1, 1, 2), VNet(1, 3, 2), network(0), network(1)
     before = target.segmentation.weight.clone()
     state = source.state_dict()
-    torch.save({"model": state, "projection_head": head.state_dict()} if wrapped else state, tmp_path / "a.pt")
+    whole = nn.ModuleDict({"network": source, "head": head})
+    torch.save({"student": whole.state_dict()} if wrapped else state, tmp_path / "a.pt")
     with caplog.at_level(logging.INFO, logger="simcvd_bundle.runs.weights"):
-        load_pretrained({"model": target, "projection_head": other_head}, str(tmp_path / "a.pt"))
+        load_pretrained(nn.ModuleDict({"network": target, "head": other_head}), str(tmp_path / "a.pt"))
     own = target.state_dict()
     branches = {"segmentation.weight", "segmentation.bias", "sdm.weight", "sdm.bias"}
     assert {
         name for name in own if not (own[name].shape == state[name].shape and own[name].equal(state[name]))
     } == branches
     assert torch.equal(target.segmentation.weight, before)
-    assert caplog.messages[0].endswith("left out: sdm.bias, sdm.weight, segmentation.bias, segmentation.weight")
+    left = caplog.messages[0].partition("left out: ")[2].split(", ")
+    heads = set() if wrapped else {f"head.{name}" for name in head.state_dict()}
+    assert set(left) == {f"network.{name}" for name in branches} | heads
     assert same(other_head, head.state_dict()) == wrapped
 
 
-def test_pretrained_of_another_network_is_refused(tmp_path: Path) -> None:
-    torch.save(network().state_dict(), tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"Nothing in .*a.pt fits the network"):
-        load_pretrained({"model": VNet(1, 1, 2)}, str(tmp_path / "a.pt"))
-    with pytest.raises(FileNotFoundError, match=r"No weights .*b.pt"):
-        load_pretrained({"model": VNet(1, 1, 2)}, str(tmp_path / "b.pt"))
+@pytest.mark.parametrize("content", [{"other": torch.zeros(1)}, {"student": {"head.0": torch.zeros(1)}}, [1]])
+def test_pretrained_of_another_network_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="Nothing in .*a.pt fits the network"):
+        load_pretrained(nn.ModuleDict({"network": VNet(1, 1, 2)}), str(tmp_path / "a.pt"))
