@@ -30,22 +30,23 @@ from torch import Tensor, nn
 from simcvd_bundle.data.batches import prepare_batch
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.inference.windows import make_inferer
-from simcvd_bundle.losses import SimCVDLoss
+from simcvd_bundle.losses import BoundaryContrastiveLoss, WeightedTerms
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
+from simcvd_bundle.training.views import seen_through
 from simcvd_bundle.utils.memory import keep_freed_memory
 from simcvd_bundle.utils.precision import autocast
 
 PARTS = ("encoder", "decoder", "segmentation", "sdm")
 
 
-def weighted_terms(loss: SimCVDLoss, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every term with its weight and graph: the loss with all other weights at 0."""
-    weights, result = dict(loss.weights), {}
-    for name in weights:
-        loss.weights = {other: weight if other == name else 0.0 for other, weight in weights.items()}
-        result[name] = loss(pred, target)
-    loss.weights = weights
-    return {name: term for name, term in result.items() if name in loss.terms}
+def weighted_terms(
+    loss: WeightedTerms, pred: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Every term with its weight and graph."""
+    weights, streams = loss.current_weights(), loss.streams
+    return {
+        name: weights[name] * term(pred[streams[name]], target[streams[name]]) for name, term in loss.losses.items()
+    }
 
 
 def gradients(terms: Mapping[str, Tensor], network: nn.Module) -> dict[str, dict[str, float]]:
@@ -70,11 +71,12 @@ def retrieval(
     inferer: StudentTeacherInferer, heads: tuple[nn.Module, nn.Module], images: Tensor, network: nn.Module, seen: str
 ) -> dict[str, float]:
     """How the slices of unlabelled patches find their partners."""
-    views = [inferer.add_noise(images) for _ in heads]
     embeddings = []
-    for view, model, head in zip(views, (network, inferer.teacher), heads, strict=True):
+    models = (network, inferer.teacher["network"])
+    for views, model, head in zip((inferer.student_views, inferer.teacher_views), models, heads, strict=True):
+        view = seen_through(views, {"unlabeled": images})["unlabeled"]
         with autocast(images, inferer.precision):
-            output = model(view, return_all=True)
+            output = model(view, return_all=True)._asdict()
         scale, inferer.sdm_scale = inferer.sdm_scale, 0.0 if seen == "X" else inferer.sdm_scale
         slices = inferer.boundary_slices(torch.zeros_like(view) if seen == "SDM" else view, output)
         inferer.sdm_scale = scale
@@ -87,7 +89,7 @@ def retrieval(
     return {
         "own": float((nearest == own).float().mean()),
         "neighbor": float(neighbor.float().mean()),
-        "loss": float(SimCVDLoss().contrastive(student, teacher)),
+        "loss": float(BoundaryContrastiveLoss()({"embeddings": student, "teacher_embeddings": teacher}, {})),
     }
 
 
@@ -110,10 +112,10 @@ def main() -> None:
     set_determinism(0)
     get = config.get_parsed_content
     network, inferer, loss = get("network"), get("train::inferer"), get("loss")
-    new_heads = copy.deepcopy((inferer.projection_head, inferer.teacher_head))
+    heads = (inferer.head, inferer.teacher["head"])
+    new_heads = copy.deepcopy(heads)
     content = torch.load(chosen.checkpoint, map_location="cpu", weights_only=True)
-    heads = {"projection_head": inferer.projection_head, "teacher_head": inferer.teacher_head}
-    modules = {"model": network, "teacher": inferer.teacher, **heads}
+    modules = {"student": get("student"), "teacher": inferer.teacher}
     for name, module in modules.items():
         module.load_state_dict(content[name])
 
@@ -126,11 +128,11 @@ def main() -> None:
         images, target = prepare_batch(batch, get("device"))
         for term, values in gradients(weighted_terms(loss, inferer(images, network), target), network).items():
             norms[term].append(values)
-        unlabeled = images[inferer.labeled_batch_size :]
+        unlabeled = images["unlabeled"]
         with torch.no_grad():
             sdm = network(unlabeled, return_all=True).sdm
             spreads.append({"X": float(unlabeled.std()), "SDM": float(sdm.std())})
-            for age, pair in (("trained", tuple(heads.values())), ("new", new_heads)):
+            for age, pair in (("trained", heads), ("new", new_heads)):
                 for seen in ("X + SDM", "X", "SDM"):
                     found[age, seen].append(retrieval(inferer, pair, unlabeled, network, seen))
 
@@ -140,11 +142,11 @@ def main() -> None:
     with torch.no_grad():
         for item in items[: chosen.cases]:
             data = get("validate::preprocessing")(item)
-            for name, model in (("student", network.eval()), ("teacher", inferer.teacher.eval())):
+            for name, model in (("student", network.eval()), ("teacher", inferer.teacher["network"].eval())):
                 image = data["image"][None].to(get("device"))
                 scores[name].append(dice(fast(image, model), data["label"]))
 
-    num_slices = images.shape[-1] * len(unlabeled)
+    num_slices = unlabeled.shape[-1] * len(unlabeled)
     gradient_means = {term: mean_of(values) for term, values in norms.items()}
     retrieval_means = {f"{age} heads, {seen}": mean_of(values) for (age, seen), values in found.items()}
     spread = mean_of(spreads)

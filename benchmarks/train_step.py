@@ -209,14 +209,14 @@ def measure(files: list[str], settings: dict[str, Any], rounds: int) -> dict[str
     get = workflow.parser.get_parsed_content
     labeled, unlabeled = get("labeled_batch_size"), get("unlabeled_batch_size")
     images = torch.randn(labeled + unlabeled, get("in_channels"), *get("patch_size"), device=get("device"))
-    student, teacher, loss = get("network_def"), get("teacher"), get("loss")
-    floor = Floor(copy.deepcopy(student), copy.deepcopy(teacher), images, labeled, get("precision"))
+    student, teacher, loss = get("network"), get("teacher"), get("loss")
+    floor = Floor(copy.deepcopy(student), copy.deepcopy(teacher["network"]), images, labeled, get("precision"))
     modules = {
         "  student": student,
-        "  teacher": teacher,
+        "  teacher": teacher["network"],
         "  student's head": get("head_def"),
-        "  teacher's head": get("teacher_head"),
-        **{f"  L_{name}": module for name, module in loss.named_children()},
+        "  teacher's head": teacher["head"],
+        **{f"  L_{name}": module for name, module in loss.losses.items()},
     }
     probe = Probe(floor, rounds, modules)
     probe.attach(get("train::trainer"))

@@ -69,7 +69,7 @@ class Segmenter:
         get = workflow.parser.get_parsed_content
         with _as_guest():
             workflow.initialize()
-            get("check")()
+            get("check")(config=workflow.parser.get())
             self._take(get)
             get("load")()
 
@@ -192,7 +192,7 @@ def train(
     inference = _inference(root, folder / "model.pt", overlays, settings)
     segmenter = Segmenter.__new__(Segmenter)
     with _as_guest():
-        training.parser.get_parsed_content("check")()
+        training.parser.get_parsed_content("check")(config=training.parser.get())
         inference.initialize()  # now, as what is wrong with it should not come up after a long training
         segmenter._take(inference.parser.get_parsed_content)
         for step in (training.initialize, training.run, training.finalize):

@@ -97,7 +97,7 @@ def check_values(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
             raise ValueError(f"{name} is {value!r}, but must be {wanted}: set --{name}.")
 
 
-def check_config(bundle_root: str) -> None:
+def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> None:
     """Refuse a configuration with ids that nothing knows or uses; MONAI ignores them without a word.
 
     From here on an uncaught error of the process also ends with what happened, which MONAI hides under its own.
@@ -107,6 +107,7 @@ def check_config(bundle_root: str) -> None:
 
     Args:
         bundle_root: root of the bundle.
+        config: the merged config; by default the one that is being resolved right now.
 
     Raises:
         FileNotFoundError: when ``bundle_root`` is no bundle.
@@ -120,7 +121,7 @@ def check_config(bundle_root: str) -> None:
             f"bundle_root {bundle_root!r} is not the bundle (no configs/train.json in it): "
             "add --bundle_root /path/to/bundle."
         )
-    config = running_config()
+    config = running_config() if config is None else config
     bases = {
         file: json.loads((configs / file).read_text(encoding="utf-8"))
         for file, mark in BASE_CONFIGS.items()
@@ -142,7 +143,7 @@ def check_config(bundle_root: str) -> None:
     check_values(config, {name: value for base in bases.values() for name, value in base.items()})
 
 
-def grouped_ids(config: dict[str, Any]) -> set[str]:
+def grouped_ids(config: Mapping[str, Any]) -> set[str]:
     """Top-level ids of a config, and the members of the groups among them as ``group::member``."""
     members = {
         f"{group}::{member}" for group in CONTAINERS if isinstance(config.get(group), dict) for member in config[group]

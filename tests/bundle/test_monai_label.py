@@ -107,7 +107,7 @@ def test_second_round_starts_from_the_first_with_the_teacher_in_step(
     seen = []
 
     def look(engine: Engine) -> None:
-        seen.extend([equal(get("network_def"), first), equal(get("teacher"), first)])
+        seen.extend([equal(get("network_def"), first), equal(get("teacher")["network"], first)])
 
     get("train::trainer").add_event_handler(Events.ITERATION_STARTED(once=1), look)
     workflow.run()

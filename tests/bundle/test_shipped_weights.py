@@ -57,7 +57,7 @@ def test_inference_loads_them_as_float32(shipped: Path, weights: dict[str, Tenso
     parser = ConfigParser()
     parser.read_config(ROOT / "configs" / "inference.json")
     parser["bundle_root"], parser["weights"], parser["device"] = str(ROOT), str(shipped), "cpu"
-    parser.get_parsed_content("load")
+    parser.get_parsed_content("load")()
     state = parser.get_parsed_content("network").state_dict()
     assert state.keys() == weights.keys()
     for name, tensor in state.items():

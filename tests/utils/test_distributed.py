@@ -21,8 +21,9 @@ from processes import run_ranks
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from simcvd_bundle.data.batches import prepare_batch
 from simcvd_bundle.data.cache import DiskCacheDataset
-from simcvd_bundle.losses import BoundaryContrastiveLoss, SimCVDLoss
+from simcvd_bundle.losses import BoundaryContrastiveLoss, SegmentationLoss
 from simcvd_bundle.networks.vnet import VNet
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.teacher import BatchNormStatisticsHandler
@@ -30,7 +31,7 @@ from simcvd_bundle.utils.distributed import from_rank_0, gather_rows, join
 from simcvd_bundle.utils.errors import show_root_cause
 
 MULTI = ("train.json", "multi_gpu_train.json")
-STATES = ("network_def", "head_def", "teacher", "teacher_head")
+STATES = ("network_def", "head_def", "teacher")
 TWO_AND_FOUR = [2, pytest.param(4, marks=pytest.mark.slow)]
 NO_VALIDATION: dict[str, Any] = {"validate::dataset::data": []}
 
@@ -110,21 +111,22 @@ def gradients_one_after_another(records: list[dict[str, Any]], dataset_dir: Path
     modules = {name: get(name).train() for name in STATES}
     for name, module in modules.items():
         module.load_state_dict(records[0]["start"][0][name])
-    modules["teacher"].load_state_dict(modules["network_def"].state_dict())
-    modules["teacher_head"].load_state_dict(modules["head_def"].state_dict())
+    for part, module in (("network", "network_def"), ("head", "head_def")):
+        modules["teacher"][part].load_state_dict(modules[module].state_dict())
     loss, inferer = get("loss"), get("train::inferer")
-    loss.set_rampup(records[0]["rampup"])
+    contrastive, weight = loss.losses["contrastive"], loss.weights["contrastive"]
+    loss.weights["contrastive"] = 0  # its entries are taken away below, and the sum goes over those of all shares
     total: Any = 0.0
     sets: dict[str, list[Tensor]] = {"embeddings": [], "teacher_embeddings": []}
     for rank, record in enumerate(records):
         RandomStreamsHandler(get("train::sampler"), 0, rank)(SimpleNamespace(state=SimpleNamespace(iteration=1)))  # type: ignore[arg-type]
-        batch = record["batch"][0]
-        pred = inferer(batch["image"], modules["network_def"])
+        images, target = prepare_batch(record["batch"][0])
+        pred = inferer(images, modules["network_def"])
         for name, parts in sets.items():
-            parts.append(pred.pop(name))
-        total = total + loss(pred, batch) / len(records)
-    contrast = loss.contrastive(torch.cat(sets["embeddings"]), torch.cat(sets["teacher_embeddings"]))
-    (total + loss.current_weights()["contrastive"] * contrast).backward()
+            parts.append(pred["unlabeled"].pop(name))
+        total = total + loss(pred, target) / len(records)
+    contrast = contrastive({name: torch.cat(parts) for name, parts in sets.items()}, {})
+    (total + weight * contrast).backward()
     return gradients({name: modules[name] for name in STATES[:2]})
 
 
@@ -135,13 +137,12 @@ def test_gradients_are_those_of_one_process_that_computes_all_shares(
     """Batch norm, noise and dropout included, as drawn by each rank; gathering the negatives is what makes it one."""
     settings = {**NO_VALIDATION, "iterations": 1, "rampup_length": 0}
     records = train(world_size, dataset_dir, tmp_path / "gathered", **settings)
-    for record in records:
-        record["rampup"] = 1.0
     assert all(distance(records[0]["gradients"][0], record["gradients"][0]) == 0 for record in records)
     expected = gradients_one_after_another(records, dataset_dir, tmp_path)
     assert distance(expected, records[0]["gradients"][0]) < 1e-5
     if world_size == 4:
-        records = train(world_size, dataset_dir, tmp_path / "own", gather_negatives=False, **settings)
+        own = {"loss::terms::contrastive::loss::_target_": "test_distributed.OwnNegatives"}
+        records = train(world_size, dataset_dir, tmp_path / "own", **settings, **own)
         assert distance(expected, records[0]["gradients"][0]) > 1e-2
 
 
@@ -153,10 +154,23 @@ def network_without_batch_norm(**arguments: Any) -> VNet:
     return network
 
 
-def loss_without_dice(**arguments: Any) -> SimCVDLoss:
-    loss = SimCVDLoss(**arguments)
-    loss.segmentation.dice_ce.lambda_dice = 0.0
+def without_dice() -> SegmentationLoss:
+    loss = SegmentationLoss()
+    loss.dice_ce.lambda_dice = 0.0
     return loss
+
+
+class OwnNegatives(nn.Module):
+    """The contrast of a process that takes only its own slices as negatives."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+        similarities = pred["embeddings"] @ pred["teacher_embeddings"].detach().T / self.temperature
+        own = torch.arange(len(similarities))
+        return F.cross_entropy(similarities, own) + F.cross_entropy(similarities.T, own)
 
 
 def test_without_what_belongs_to_a_process_gradients_are_those_of_an_ordinary_run(
@@ -164,19 +178,18 @@ def test_without_what_belongs_to_a_process_gradients_are_those_of_an_ordinary_ru
 ) -> None:
     """No batch norm, dropout, noise or Dice: two processes equal one with twice the batch, bit for bit in its batch."""
     settings = {
-        **NO_VALIDATION, "iterations": 1, "rampup_length": 0, "head_dropout": 0.0, "noise_std": 0.0,
+        **NO_VALIDATION, "iterations": 1, "rampup_length": 0, "head_dropout": 0.0, "train::views": [],
         "network_def::_target_": "test_distributed.network_without_batch_norm",
-        "loss::_target_": "test_distributed.loss_without_dice",
+        "loss::terms::segmentation::loss::_target_": "test_distributed.without_dice",
     }  # fmt: skip
     shares = train(2, dataset_dir, tmp_path / "two", **settings, labeled_batch_size=1, unlabeled_batch_size=2)
     (tmp_path / "one").mkdir()
     train_rank(0, dataset_dir, tmp_path / "one", {**settings, "labeled_batch_size": 2, "unlabeled_batch_size": 4},
                ("train.json",))  # fmt: skip
     whole = torch.load(tmp_path / "one" / "0.pt", weights_only=True)
-    images = [record["batch"][0]["image"] for record in shares]
-    labeled, unlabeled = zip(*((image[:1], image[1:]) for image in images), strict=True)
-    assert torch.equal(torch.cat([*labeled, *unlabeled]), whole["batch"][0]["image"])
-    assert torch.equal(torch.cat([r["batch"][0]["sdm"] for r in shares]), whole["batch"][0]["sdm"])
+    for stream, entry in (("labeled", "image"), ("labeled", "sdm"), ("unlabeled", "image")):
+        parts = [record["batch"][0][stream][entry] for record in shares]
+        assert torch.equal(torch.cat(parts), whole["batch"][0][stream][entry])
     assert distance(whole["gradients"][0], shares[1]["gradients"][0]) < 1e-5
 
 
@@ -264,7 +277,8 @@ def contrast_rank(rank: int, folder: Path, student: Tensor, teacher: Tensor) -> 
     join("gloo")
     rows = student.clone().requires_grad_()
     first = rank * 3
-    loss = BoundaryContrastiveLoss(0.5, gather_negatives=True)(rows[first : first + 3], teacher[first : first + 3])
+    part = slice(first, first + 3)
+    loss = BoundaryContrastiveLoss(0.5)({"embeddings": rows[part], "teacher_embeddings": teacher[part]}, {})
     loss.backward()
     total = rows.grad.clone()  # type: ignore[union-attr]
     distributed.all_reduce(total)
@@ -279,7 +293,7 @@ def test_gathered_contrast_is_that_of_all_rows(tmp_path: Path) -> None:
     student, teacher = (F.normalize(torch.randn(6, 4, generator=generator), dim=1) for _ in range(2))
     run_ranks(contrast_rank, 2, tmp_path, student, teacher)
     rows = student.clone().requires_grad_()
-    expected = BoundaryContrastiveLoss(0.5)(rows, teacher)
+    expected = BoundaryContrastiveLoss(0.5)({"embeddings": rows, "teacher_embeddings": teacher}, {})
     expected.backward()
     for rank in range(2):
         loss, gradient, gathered = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
