@@ -1,4 +1,4 @@
-"""The two-stream batch sampler: order, rounds, resuming, processes and errors."""
+"""The batch sampler of named streams: order, rounds, resuming, processes and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simcvd_bundle.data.batches import SampleIndex, TwoStreamBatchSampler
+from simcvd_bundle.data.batches import SampleIndex, StreamBatchSampler
 
 LABELED, UNLABELED = {1, 3, 4}, {0, 2, 5, 6, 7}
 
@@ -21,8 +21,12 @@ def dataset(labeled: set[int] = LABELED, unlabeled: set[int] = UNLABELED) -> Any
     return SimpleNamespace(data=items)
 
 
+def streams(labeled: int, unlabeled: int) -> dict[str, int]:
+    return {"labeled": labeled, "unlabeled": unlabeled}
+
+
 def sampler(labeled_size: int = 2, unlabeled_size: int = 3, iterations: int = 6, **arguments: Any) -> Any:
-    return TwoStreamBatchSampler(dataset(), labeled_size, unlabeled_size, iterations, **arguments)
+    return StreamBatchSampler(dataset(), streams(labeled_size, unlabeled_size), iterations, **arguments)
 
 
 def test_labelled_cases_come_first() -> None:
@@ -87,13 +91,13 @@ def test_processes_share_the_global_batch() -> None:
 def test_ranks_draw_different_cases() -> None:
     """8 positions of a round of 8 cases, cut into 4 shares."""
     pool = dataset(set(range(8)), set())
-    ranks = [TwoStreamBatchSampler(pool, 2, 0, 1, rank=rank, world_size=4) for rank in range(4)]
+    ranks = [StreamBatchSampler(pool, streams(2, 0), 1, rank=rank, world_size=4) for rank in range(4)]
     assert sorted(sample.case for rank in ranks for sample in rank.batch(0)) == list(range(8))
 
 
 def test_supervised_training_has_no_second_stream(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="simcvd_bundle.data.batches"):
-        supervised = TwoStreamBatchSampler(dataset({0, 1}, set()), 2, 0, 3)
+        supervised = StreamBatchSampler(dataset({0, 1}, set()), streams(2, 0), 3)
     assert [len(batch) for batch in supervised] == [2, 2, 2]
     assert caplog.messages == ["labeled images=2, unlabeled images=0"]
 
@@ -101,7 +105,7 @@ def test_supervised_training_has_no_second_stream(caplog: pytest.LogCaptureFixtu
 def test_without_unlabelled_cases_the_labelled_ones_feed_both_streams(caplog: pytest.LogCaptureFixture) -> None:
     labeled = set(range(6))
     with caplog.at_level(logging.INFO, logger="simcvd_bundle.data.batches"):
-        both = TwoStreamBatchSampler(dataset(labeled, set()), 2, 2, 3)
+        both = StreamBatchSampler(dataset(labeled, set()), streams(2, 2), 3)
     assert caplog.messages == [
         "labeled images=6, unlabeled images=0",
         "No unlabeled image: the labeled ones feed the unsupervised terms too.",
@@ -119,10 +123,30 @@ def test_log_counts_the_two_sets(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["labeled images=3, unlabeled images=5"]
 
 
-@pytest.mark.parametrize("sizes", [(0, 1), (1, -1)])
-def test_batch_sizes_out_of_range_raise(sizes: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"at least 0, got {sizes[0]} and {sizes[1]}"):
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 0), "A batch would be empty: set labeled_batch_size or unlabeled_batch_size"),
+        ((1, -1), "unlabeled_batch_size is -1, but must be an integer of at least 0"),
+        ((1.5, 1), "labeled_batch_size is 1.5"),
+        ((True, 1), "labeled_batch_size is True"),
+    ],
+)
+def test_batch_sizes_out_of_range_raise(sizes: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         sampler(*sizes)
+
+
+def test_an_unknown_stream_raises() -> None:
+    with pytest.raises(ValueError, match="streams names strong: the known ones are labeled, unlabeled"):
+        StreamBatchSampler(dataset(), {"labeled": 1, "strong": 1}, 1)
+
+
+def test_a_training_may_have_the_unlabelled_stream_alone() -> None:
+    """Its draws are those that it has beside a labelled stream."""
+    alone = StreamBatchSampler(dataset(), {"unlabeled": 3}, 6)
+    assert list(alone) == [batch[2:] for batch in sampler()]
+    assert len(list(StreamBatchSampler(dataset(set(), {0, 1}), {"unlabeled": 2}, 3))) == 3
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
@@ -133,4 +157,4 @@ def test_rank_out_of_range_raises(rank: int, world_size: int) -> None:
 
 def test_no_labelled_case_raises() -> None:
     with pytest.raises(ValueError, match="no labelled case: give at least one item a `label`"):
-        TwoStreamBatchSampler(dataset(set(), {0, 1}), 1, 1, 1)
+        StreamBatchSampler(dataset(set(), {0, 1}), streams(1, 1), 1)

@@ -42,7 +42,7 @@ def memory(folder: Path, data: Path, epochs: int) -> dict[str, Any]:
             except psutil.Error:
                 break
         time.sleep(0.2)
-    assert wait(pid) == 0, log.read_text()[-3000:]
+    assert wait(pid) == 0, log.read_text(encoding="utf-8")[-3000:]
     late = np.array([sample for sample in samples if sample[0] > epochs / 4])
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
     return {

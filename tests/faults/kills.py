@@ -87,9 +87,11 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
         before, log = len_newest(killed), folder / f"log_{number}.txt"
         pid = start(["train.json"], training(killed, data, **settings, resume=resume), log)
         if moment == "never":
-            assert wait(pid) == 0, log.read_text()[-3000:]
+            assert wait(pid) == 0, log.read_text(encoding="utf-8")[-3000:]
         else:
-            assert wait_for(moment, killed, pid, chance), f"ended before kill {number}: {log.read_text()[-3000:]}"
+            assert wait_for(moment, killed, pid, chance), (
+                f"ended before kill {number}: {log.read_text(encoding='utf-8')[-3000:]}"
+            )
             os.kill(pid, signal.SIGKILL)
             assert wait(pid) == -signal.SIGKILL
             counts[f"killed at moment: {moment}"] += 1
@@ -97,8 +99,8 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             counts["unfinished files left by a kill"] += bool(unfinished(killed, "run/checkpoints", "run", "models"))
         assert complete(killed)
         assert len_newest(killed) >= before, "a checkpoint was lost"
-        assert "cannot be read" not in log.read_text()
-        resumed_at = re.findall(r"Resumed from .* at iteration (\d+)\.", log.read_text())
+        assert "cannot be read" not in log.read_text(encoding="utf-8")
+        resumed_at = re.findall(r"Resumed from .* at iteration (\d+)\.", log.read_text(encoding="utf-8"))
         assert resumed_at in ([], [str(before)]), f"resumed at {resumed_at} and not at {before}"
         counts["starts that resumed from the newest checkpoint"] += len(resumed_at)
         counts["starts killed before they resumed"] += resume and not resumed_at
@@ -110,7 +112,7 @@ def main(kills: int, seed: int, folder: Path) -> dict[str, Any]:
         resume = bool(checkpoints(killed))
     starts = counts["starts that resumed from the newest checkpoint"] + counts["starts killed before they resumed"]
     assert starts == kills - counts["kills before the first checkpoint"]
-    assert wait(whole_pid) == 0, (folder / "log_whole.txt").read_text()[-3000:]
+    assert wait(whole_pid) == 0, (folder / "log_whole.txt").read_text(encoding="utf-8")[-3000:]
     assert not list((killed / "run").rglob(f"{UNFINISHED}*")), "the run folder is not clean"
     ends = [torch.load(checkpoints(part)[-1], weights_only=True) for part in (whole, killed)]
     for name in ("student", "teacher"):

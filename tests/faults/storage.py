@@ -48,7 +48,9 @@ class Storage:
         folder = self.fresh(name)
         pid = start(["train.json"], training(folder, self.data, log_interval=1), self.log)
         while not (folder / "run" / "checkpoints" / "checkpoint_3.pt").exists():
-            assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, self.log.read_text()[-3000:]
+            assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, self.log.read_text(
+                encoding="utf-8"
+            )[-3000:]
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
         wait(pid)

@@ -1,8 +1,7 @@
-"""The student-teacher pass of training, and the two ways to segment a whole volume."""
+"""The two ways to segment a whole volume."""
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from itertools import product
@@ -13,13 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from simcvd_bundle.inference.windows import WholeSliceInferer, WindowInferer, make_inferer
-from simcvd_bundle.losses import BoundaryContrastiveLoss, ConsistencyLoss, PairwiseDistillationLoss
-from simcvd_bundle.networks.heads import ProjectionHead
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
-from simcvd_bundle.training.student_teacher import StudentTeacherInferer
-
-TEACHER_KEYS = {"teacher_logits", "teacher_sdm", "features", "teacher_features"}
-EMBEDDINGS = {"embeddings", "teacher_embeddings"}
 
 
 class Probe(nn.Module):
@@ -45,197 +38,12 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def probes(labeled: int = 2, **arguments: Any) -> tuple[StudentTeacherInferer, Probe, Probe]:
-    """An inferer whose heads only flatten the slices, its student and its teacher."""
-    student, teacher = Probe(), Probe(0.8)
-    return StudentTeacherInferer(teacher, nn.Flatten(), nn.Flatten(), labeled, **arguments), student, teacher
-
-
-def by_first_value(rows: Tensor) -> Tensor:
-    return rows[rows[:, 0].argsort()]
-
-
-# student and teacher
-
-
-def test_labelled_patches_stay_clean_and_come_first() -> None:
-    inferer, student, teacher = probes()
-    inputs = random(5, 1, 6, 6, 4)
-    pred = inferer(inputs, student)
-    assert torch.equal(student.seen[0][:2], inputs[:2])
-    assert student.seen[0].shape == inputs.shape
-    assert teacher.seen[0].shape == (3, 1, 6, 6, 4)
-    assert len(student.seen) == len(teacher.seen) == 1  # one pass each
-    torch.testing.assert_close(pred["logits"], student.returned[0].logits)
-    torch.testing.assert_close(pred["sdm"], student.returned[0].sdm)
-    torch.testing.assert_close(pred["features"], student.returned[0].features[2:])
-    torch.testing.assert_close(pred["teacher_logits"], teacher.returned[0].logits)
-    torch.testing.assert_close(pred["teacher_sdm"], teacher.returned[0].sdm)
-    torch.testing.assert_close(pred["teacher_features"], teacher.returned[0].features)
-
-
-def test_noise_is_clipped_and_drawn_anew_for_each_network() -> None:
-    """N(0, 0.1) within +-0.2, that is clipped at two standard deviations, 4.6 % of it."""
-    torch.manual_seed(0)
-    inferer, student, teacher = probes()
-    inputs = torch.zeros(4, 1, 16, 16, 16)
-    inferer(inputs, student)
-    noises = [student.seen[0][2:], teacher.seen[0]]
-    for noise in noises:
-        assert float(noise.max()) == pytest.approx(0.2)
-        assert float(noise.min()) == pytest.approx(-0.2)
-        assert float((noise.abs() >= 0.2).float().mean()) == pytest.approx(0.0455, abs=0.01)
-        assert float(noise.std()) == pytest.approx(0.096, abs=0.005)  # of the clipped normal distribution
-    assert abs(float((noises[0] * noises[1]).mean())) < 5e-4  # independent
-
-
-def test_noise_is_an_argument() -> None:
-    inferer, student, teacher = probes(noise_std=0.0)
-    inputs = random(4, 1, 4, 4, 4)
-    inferer(inputs, student)
-    assert torch.equal(student.seen[0], inputs)
-    assert torch.equal(teacher.seen[0], inputs[2:])
-    inferer, student, _ = probes(noise_std=10.0, noise_clip=3.0)
-    inferer(torch.zeros(4, 1, 8, 8, 8), student)
-    assert (float(student.seen[0].min()), float(student.seen[0].max())) == (-3.0, 3.0)
-
-
-def test_teacher_runs_without_gradient() -> None:
-    inferer, student, teacher = probes()
-    inputs = random(4, 1, 4, 4, 4)
-    pred = inferer(inputs, student)
-    assert student.had_grad == [True]
-    assert teacher.had_grad == [False]
-    assert {key for key, value in pred.items() if value.requires_grad} == {"logits", "sdm", "features", "embeddings"}
-
-
-@pytest.fixture(scope="module")
-def real_pass() -> tuple[VNet, ProjectionHead, nn.ModuleList, dict[str, Tensor]]:
-    """One pass of tiny real networks: student, head, teachers and the prediction."""
-    torch.manual_seed(0)
-    student, head = VNet(base_channels=2, dropout=0.0), ProjectionHead(pool_size=4, widths=(8, 8, 4))
-    teachers = nn.ModuleList([copy.deepcopy(student), copy.deepcopy(head)])
-    inferer = StudentTeacherInferer(teachers[0], head, teachers[1], labeled_batch_size=1)
-    return student, head, teachers, inferer(random(3, 1, 16, 16, 32), student)
-
-
-@pytest.mark.parametrize("term", ["contrastive", "distillation", "consistency"])
-def test_each_term_moves_the_student_and_no_teacher(
-    real_pass: tuple[VNet, ProjectionHead, nn.ModuleList, dict[str, Tensor]], term: str
-) -> None:
-    """The teacher's parameters do require gradients here: nothing but the inferer keeps them out."""
-    student, head, teachers, pred = real_pass
-    losses = {
-        "contrastive": (BoundaryContrastiveLoss(), ("embeddings", "teacher_embeddings")),
-        "distillation": (PairwiseDistillationLoss(), ("features", "teacher_features")),
-        "consistency": (ConsistencyLoss(), ("logits", "sdm", "teacher_logits", "teacher_sdm")),
-    }
-    loss, keys = losses[term]
-    modules = nn.ModuleList([student, head, teachers])
-    modules.zero_grad()
-    tensors = [pred[key][1:] if key in ("logits", "sdm") else pred[key] for key in keys]
-    loss(*tensors).backward(retain_graph=True)
-    assert student.encoder[0][0].conv.weight.grad is not None
-    assert student.encoder[0][0].conv.weight.grad.abs().sum() > 0
-    assert (head.mlp[0].weight.grad is not None) == (term == "contrastive")
-    assert (student.sdm.weight.grad is not None) == (term != "distillation")
-    assert all(p.grad is None for p in teachers.parameters())
-    assert not any(pred[key].requires_grad for key in keys if key.startswith("teacher"))
-
-
-def test_supervised_batch_has_the_supervised_keys_only() -> None:
-    inferer, student, teacher = probes(labeled=3)
-    inputs = random(3, 1, 4, 4, 4)
-    assert set(inferer(inputs, student)) == {"logits", "sdm"}
-    assert torch.equal(student.seen[0], inputs)
-    assert teacher.seen == []
-
-
-def test_keys_without_projection() -> None:
-    inferer, student, _ = probes(project=False)
-    assert set(inferer(random(4, 1, 4, 4, 4), student)) == {"logits", "sdm"} | TEACHER_KEYS
-    inferer, student, _ = probes()
-    assert set(inferer(random(4, 1, 4, 4, 4), student)) == {"logits", "sdm"} | TEACHER_KEYS | EMBEDDINGS
-
-
-@pytest.mark.parametrize(("boundary_map", "channels"), [("sdm", [1, 2]), ("probability", [1, 2])])
-def test_boundary_slices(boundary_map: str, channels: list[int]) -> None:
-    """Slice j of volume i lies at row i * D + j and holds image (mean of its channels) plus scaled map, per class."""
-    inferer, student, _ = probes(boundary_map=boundary_map, sdm_scale=0.3)
-    view = random(2, 2, 5, 6, 3)
-    output = student(view, return_all=True)
-    slices = inferer.boundary_slices(view, output)
-    assert slices.shape == (2 * 3, 2, 5, 6)
-    probability = output.logits.exp() / output.logits.exp().sum(1, keepdim=True)
-    for i, j, c in product(range(2), range(3), range(2)):
-        added = output.sdm[i, c] if boundary_map == "sdm" else probability[i, channels[c]]
-        expected = (view[i, 0, :, :, j] + view[i, 1, :, :, j]) / 2 + 0.3 * added[..., j]
-        torch.testing.assert_close(slices[i * 3 + j, c], expected)
-
-
-def test_embeddings_are_those_of_the_view_each_network_saw() -> None:
-    """All slices of the unlabelled patches in some order, the same one for student and teacher."""
-    inferer, student, teacher = probes()
-    pred = inferer(random(4, 1, 3, 3, 5), student)
-    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0]))
-    own = inferer.boundary_slices(student.seen[0][2:], unlabeled).flatten(1)
-    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0]).flatten(1)
-    assert pred["embeddings"].shape == pred["teacher_embeddings"].shape == (2 * 5, 2 * 3 * 3)
-    torch.testing.assert_close(by_first_value(pred["embeddings"]), by_first_value(own))
-    place = torch.cdist(pred["embeddings"], own).argmin(1)
-    torch.testing.assert_close(pred["teacher_embeddings"], theirs[place])
-
-
-def test_each_side_has_its_own_head() -> None:
-    class Constant(nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.value = value
-
-        def forward(self, slices: Tensor) -> Tensor:
-            return torch.full((len(slices), 1), self.value)
-
-    inferer = StudentTeacherInferer(Probe(), Constant(1.0), Constant(2.0), 1)
-    pred = inferer(random(2, 1, 4, 4, 4), Probe())
-    assert pred["embeddings"].unique().tolist() == [1.0]
-    assert pred["teacher_embeddings"].unique().tolist() == [2.0]
-
-
-@pytest.mark.parametrize(("num_slices", "expected"), [(3, 3), (10, 10), (99, 10), (None, 10)])
-def test_number_of_slices(num_slices: int | None, expected: int) -> None:
-    """Drawn without replacement, anew at every call, never more than there are."""
-    inferer, student, _ = probes(num_slices=num_slices, noise_std=0.0)
-    inputs = random(4, 1, 3, 3, 5)
-    torch.manual_seed(0)
-    first, second = (inferer(inputs, student)["embeddings"] for _ in range(2))
-    assert len(first.unique(dim=0)) == len(first) == expected
-    assert torch.allclose(first, second) == (num_slices is None)  # all of them come in the order of the batch
-
-
-def test_bfloat16_runs_the_networks_low_and_the_rest_in_float32() -> None:
-    torch.manual_seed(0)
-    student, head = VNet(base_channels=1), ProjectionHead(pool_size=4, widths=(8, 8, 4))
-    teachers = copy.deepcopy(student), copy.deepcopy(head)
-    inferer = StudentTeacherInferer(teachers[0], head, teachers[1], labeled_batch_size=1, precision="bfloat16")
-    pred = inferer(random(3, 1, 16, 16, 16), student)
-    assert {pred[key].dtype for key in ("logits", "sdm", "teacher_logits", "teacher_sdm")} == {torch.bfloat16}
-    assert {pred[key].dtype for key in EMBEDDINGS} == {torch.float32}
-    assert all(value.isfinite().all() for value in pred.values())
-
-
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_unknown_precision_raises(precision: str) -> None:
-    message = re.escape(f"precision must be one of ['bfloat16', 'float16', 'float32'], got {precision!r}.")
-    inputs = torch.zeros(2, 1, 4, 4, 4)
-    with pytest.raises(ValueError, match=message):
-        probes(precision=precision)[0](inputs, Probe())
-    with pytest.raises(ValueError, match=message):
-        make_inferer("fast", (4, 4, 4), (2, 2, 2), precision=precision)(inputs, Probe())
-
-
-def test_unknown_boundary_map_raises() -> None:
-    with pytest.raises(ValueError, match="boundary_map must be 'sdm' or 'probability', got 'logits'"):
-        probes(boundary_map="logits")
+@pytest.mark.parametrize("mode", ["window", "fast"])
+def test_unknown_precision_raises(mode: str, precision: str) -> None:
+    message = f"precision must be one of auto, float32, bfloat16, float16, got {precision!r}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_inferer(mode, (4, 4, 4), (2, 2, 2), precision=precision)
 
 
 # sliding window
@@ -390,7 +198,7 @@ def test_folded_network_follows_the_weights() -> None:
     torch.manual_seed(0)
     network = VNet(base_channels=2)
     network(random(2, 1, 16, 16, 16))
-    inferer = make_inferer("fast", (16,) * 3, (8,) * 3)
+    inferer = make_inferer("fast", (16,) * 3, (8,) * 3, precision="float32")
     image = random(1, 1, 16, 16, 16)
     for _ in range(2):
         with torch.no_grad():
@@ -403,7 +211,7 @@ def test_folded_network_follows_the_weights() -> None:
             network.segmentation.weight.add_(0.5)
             network.encoder[0][0].adn.N.running_mean.add_(0.5)
     image = random(2, 1, 32, 32, 32)
-    inferer = make_inferer("fast", (32,) * 3, (8,) * 3)
+    inferer = make_inferer("fast", (32,) * 3, (8,) * 3, precision="float32")
     with torch.no_grad():
         network.train()
         torch.manual_seed(1)
@@ -441,7 +249,10 @@ def test_thick_slices_in_both_modes(depth: int) -> None:
     ).eval()  # fmt: skip
     image = torch.randn(1, 1, 32, 32, depth)
     with torch.no_grad():
-        results = [make_inferer(mode, [32, 32, 5], [16, 16, 2])(image, network) for mode in ("window", "fast")]
+        results = [
+            make_inferer(mode, [32, 32, 5], [16, 16, 2], precision="float32")(image, network)
+            for mode in ("window", "fast")
+        ]
         for result in results:
             assert result.shape == (1, 2, 32, 32, depth)
             torch.testing.assert_close(result.sum(1), torch.ones(1, 32, 32, depth))

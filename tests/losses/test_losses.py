@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
+from monai.bundle import ConfigParser
+from tensor_losses import TensorLoss, of_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simcvd_bundle.losses import (
-    BoundaryContrastiveLoss,
-    ConsistencyLoss,
-    PairwiseDistillationLoss,
-    SegmentationLoss,
-    SignedDistanceLoss,
-    SimCVDLoss,
-)
+from simcvd_bundle import losses
+from simcvd_bundle.losses import WeightedTerms, info_nce
+
+BoundaryContrastiveLoss = of_tensors(losses.BoundaryContrastiveLoss)
+ConsistencyLoss = of_tensors(losses.ConsistencyLoss)
+PairwiseDistillationLoss = of_tensors(losses.PairwiseDistillationLoss)
+SegmentationLoss = of_tensors(losses.SegmentationLoss)
+SignedDistanceLoss = of_tensors(losses.SignedDistanceLoss)
 
 NUM_LABELED = 2
 UNSUPERVISED = ("contrastive", "distillation", "consistency")
@@ -33,7 +36,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def case(name: str, temperature: float = 0.01) -> tuple[nn.Module, list[Tensor]]:
+def case(name: str, temperature: float = 0.01) -> tuple[TensorLoss, list[Tensor]]:
     """A loss and input for it in which student and teacher nearly agree (so a small temperature overflows ``exp``)."""
     if name == "contrastive":
         student = F.normalize(random(6, 8), dim=1)
@@ -57,44 +60,75 @@ def case(name: str, temperature: float = 0.01) -> tuple[nn.Module, list[Tensor]]
 NAMES = ["segmentation", "sdm", *UNSUPERVISED]
 
 
-def prediction(num_unlabeled: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+Streams = dict[str, dict[str, Tensor]]
+
+
+def prediction(num_unlabeled: int = 3) -> tuple[Streams, Streams]:
     """What the inferer returns, and a target; the student's tensors are leaves, and the teacher's too."""
-    batch = NUM_LABELED + num_unlabeled
     pred = {
-        "logits": random(batch, 2, 4, 4, 2, seed=1),
-        "sdm": random(batch, 1, 4, 4, 2, seed=2).tanh(),
+        stream: {
+            "logits": random(size, 2, 4, 4, 2, seed=seed),
+            "sdm": random(size, 1, 4, 4, 2, seed=seed + 1).tanh(),
+            "features": random(size, 5, 2, 2, 1, seed=seed + 2),
+        }
+        for stream, size, seed in (("labeled", NUM_LABELED, 1), ("unlabeled", num_unlabeled, 11))
+    }
+    pred["unlabeled"] |= {
         "teacher_logits": random(num_unlabeled, 2, 4, 4, 2, seed=3),
         "teacher_sdm": random(num_unlabeled, 1, 4, 4, 2, seed=4).tanh(),
-        "features": random(num_unlabeled, 5, 2, 2, 1, seed=5),
         "teacher_features": random(num_unlabeled, 5, 2, 2, 1, seed=6),
         "embeddings": F.normalize(random(6, 4, seed=7), dim=1),
         "teacher_embeddings": F.normalize(random(6, 4, seed=8), dim=1),
     }
     target = {
-        "label": (random(NUM_LABELED, 1, 4, 4, 2, seed=9) > 0).float(),
-        "sdm": random(NUM_LABELED, 1, 4, 4, 2, seed=10).tanh(),
+        "labeled": {
+            "label": (random(NUM_LABELED, 1, 4, 4, 2, seed=9) > 0).float(),
+            "sdm": random(NUM_LABELED, 1, 4, 4, 2, seed=10).tanh(),
+        },
+        "unlabeled": {},
     }
-    return {key: value.requires_grad_() for key, value in pred.items()}, target
+    for entries in pred.values():
+        for entry in entries.values():
+            entry.requires_grad_()
+    return pred, target
 
 
-def expected_terms(
-    pred: dict[str, Tensor],
-    target: dict[str, Tensor],
-    tau: float = 0.5,
-    temperature: float = 1.0,
-    with_sdm: bool = True,
-) -> dict[str, float]:
-    """Each term from its own module, with the batch cut by hand."""
+def expected_terms(pred: Streams, target: Streams, tau: float = 0.5, with_sdm: bool = True) -> dict[str, float]:
+    """Each term from its own module."""
+    labeled, unlabeled = pred["labeled"], pred["unlabeled"]
     terms = {
-        "segmentation": SegmentationLoss()(pred["logits"][:NUM_LABELED], target["label"]),
-        "sdm": SignedDistanceLoss()(pred["sdm"][:NUM_LABELED], target["sdm"]),
-        "contrastive": BoundaryContrastiveLoss(tau)(pred["embeddings"], pred["teacher_embeddings"]),
-        "distillation": PairwiseDistillationLoss(temperature)(pred["features"], pred["teacher_features"]),
+        "segmentation": SegmentationLoss()(labeled["logits"], target["labeled"]["label"]),
+        "sdm": SignedDistanceLoss()(labeled["sdm"], target["labeled"]["sdm"]),
+        "contrastive": BoundaryContrastiveLoss(tau)(unlabeled["embeddings"], unlabeled["teacher_embeddings"]),
+        "distillation": PairwiseDistillationLoss()(unlabeled["features"], unlabeled["teacher_features"]),
         "consistency": ConsistencyLoss(with_sdm)(
-            pred["logits"][NUM_LABELED:], pred["sdm"][NUM_LABELED:], pred["teacher_logits"], pred["teacher_sdm"]
+            unlabeled["logits"], unlabeled["sdm"], unlabeled["teacher_logits"], unlabeled["teacher_sdm"]
         ),
     }
     return {name: float(term) for name, term in terms.items()}
+
+
+def simcvd(**settings: Any) -> WeightedTerms:
+    """The loss of ``train.json``."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / "configs" / "train.json")
+    for name, value in settings.items():
+        parser[name] = value
+    loss: WeightedTerms = parser.get_parsed_content("loss")
+    return loss
+
+
+def values(loss: WeightedTerms, pred: Streams, target: Streams) -> dict[str, float]:
+    """The terms of a call by name."""
+    found: dict[str, float] = {}
+    hooks = [
+        term.register_forward_hook(lambda _, __, value, name=name: found.update({name: float(value.detach())}))
+        for name, term in loss.losses.items()
+    ]
+    loss(pred, target)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 # hand values
@@ -281,19 +315,19 @@ def test_distillation_names_bad_shapes(student: tuple[int, ...], teacher: tuple[
 def test_total_has_each_weight_on_its_term() -> None:
     """The ramp-up scales the three unsupervised terms and them only."""
     pred, target = prediction()
-    loss = SimCVDLoss(sdm_weight=2.0, contrastive_weight=3.0, distillation_weight=5.0, consistency_weight=7.0)
+    loss = simcvd(sdm_weight=2.0, contrastive_weight=3.0, distillation_weight=5.0, consistency_weight=7.0)
     terms = expected_terms(pred, target)
-    for rampup in (1.0, 0.25, 0.0):
-        loss.set_rampup(rampup)
-        expected = terms["segmentation"] + 2 * terms["sdm"] + rampup * (
+    for ramp in (1.0, 0.25, 0.0):
+        loss.ramp = ramp
+        expected = terms["segmentation"] + 2 * terms["sdm"] + ramp * (
             3 * terms["contrastive"] + 5 * terms["distillation"] + 7 * terms["consistency"]
         )  # fmt: skip
         assert float(loss(pred, target).detach()) == pytest.approx(expected, rel=1e-5)
-        assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(terms, rel=1e-5)
+        assert values(loss, pred, target) == pytest.approx(terms, rel=1e-5)
 
 
 def test_default_weights_are_those_of_the_paper() -> None:
-    loss = SimCVDLoss()
+    loss = simcvd()
     assert loss.current_weights() == {
         "segmentation": 1.0,
         "sdm": 0.1,
@@ -301,72 +335,73 @@ def test_default_weights_are_those_of_the_paper() -> None:
         "distillation": 0.1,
         "consistency": 0.1,
     }
-    assert (loss.rampup, loss.contrastive.temperature, loss.distillation.temperature) == (1.0, 0.5, 1.0)
+    assert loss.ramp == 1.0
+    assert loss.ramped == set(UNSUPERVISED)
+    assert (loss.losses["contrastive"].temperature, loss.losses["distillation"].temperature) == (0.5, 1.0)
 
 
-def test_arguments_reach_their_terms() -> None:
+def test_settings_reach_their_terms() -> None:
     pred, target = prediction()
-    loss = SimCVDLoss(temperature=0.2, distillation_temperature=0.3, consistency_includes_sdm=False)
-    loss(pred, target)
-    expected = expected_terms(pred, target, 0.2, 0.3, False)
-    assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(expected, rel=1e-5)
+    expected = expected_terms(pred, target, 0.2, False)
+    found = values(simcvd(temperature=0.2, consistency_includes_sdm=False), pred, target)
+    assert found == pytest.approx(expected, rel=1e-5)
     default = expected_terms(pred, target)
-    assert all(abs(expected[name] - default[name]) > 1e-3 for name in UNSUPERVISED)
+    assert all(abs(expected[name] - default[name]) > 1e-3 for name in ("contrastive", "consistency"))
 
 
 @pytest.mark.parametrize(
-    ("dropped", "left_out"),
-    [
-        (("embeddings", "teacher_embeddings"), {"contrastive"}),
-        (("features", "teacher_features"), {"distillation"}),
-        (("teacher_logits", "teacher_sdm"), {"consistency"}),
-        (
-            tuple(prediction()[0].keys() - {"logits", "sdm"}),
-            {"contrastive", "distillation", "consistency"},
-        ),
-    ],
-    ids=["embeddings", "features", "teacher", "supervised"],
+    ("entry", "term"),
+    [("embeddings", "contrastive"), ("teacher_features", "distillation"), ("teacher_sdm", "consistency")],
 )
-def test_missing_keys_leave_their_term_out(dropped: tuple[str, ...], left_out: set[str]) -> None:
+def test_an_entry_that_is_missing_leaves_out_a_term_without_weight_and_is_an_error_with_one(
+    entry: str, term: str
+) -> None:
     pred, target = prediction()
-    terms = {name: term for name, term in expected_terms(pred, target).items() if name not in left_out}
-    loss = SimCVDLoss()
-    total = loss({key: value for key, value in pred.items() if key not in dropped}, target)
-    assert {name: float(term) for name, term in loss.terms.items()} == pytest.approx(terms, rel=1e-5)
-    weights = {"segmentation": 1.0, "sdm": 0.1, "contrastive": 0.5, "distillation": 0.1, "consistency": 0.1}
-    assert float(total.detach()) == pytest.approx(sum(weights[n] * term for n, term in terms.items()), rel=1e-5)
+    del pred["unlabeled"][entry]
+    left = {name: weight for name, weight in simcvd().weights.items() if name != term}
+    loss = simcvd(**{f"{term}_weight": 0})
+    complete = prediction()[0]
+    terms = {name: value for name, value in expected_terms(complete, target).items() if name != term}
+    assert values(loss, pred, target) == pytest.approx(terms, rel=1e-5)
+    expected = sum(weight * terms[name] for name, weight in left.items())
+    assert float(loss(pred, target).detach()) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=f"The term {term} needs '{entry}' of the stream 'unlabeled'.*{term}_weight"):
+        simcvd()(pred, target)
 
 
-def test_terms_of_an_earlier_call_are_forgotten() -> None:
+def test_a_stream_that_is_missing_is_an_error_that_names_its_batch_size() -> None:
     pred, target = prediction()
-    loss = SimCVDLoss()
-    loss(pred, target)
-    loss({"logits": pred["logits"], "sdm": pred["sdm"]}, target)
-    assert set(loss.terms) == {"segmentation", "sdm"}
+    with pytest.raises(ValueError, match=r"term contrastive needs 'unlabeled'.*or unlabeled_batch_size to at least 1"):
+        simcvd()({"labeled": pred["labeled"]}, {"labeled": target["labeled"]})
+    supervised = simcvd(contrastive_weight=0, distillation_weight=0, consistency_weight=0)
+    found = values(supervised, {"labeled": pred["labeled"]}, {"labeled": target["labeled"]})
+    assert found.keys() == {"segmentation", "sdm"}
 
 
 @pytest.mark.parametrize("name", ["sdm", "contrastive", "distillation", "consistency"])
-def test_negative_weight_raises(name: str) -> None:
-    arguments: dict[str, Any] = {f"{name}_weight": -0.1}
-    with pytest.raises(ValueError, match=f"SimCVDLoss: {name}_weight must not be negative, got -0.1"):
-        SimCVDLoss(**arguments)
-    arguments[f"{name}_weight"] = 0
-    assert SimCVDLoss(**arguments).weights[name] == 0
+@pytest.mark.parametrize("weight", [-0.1, math.nan, True])
+def test_a_weight_out_of_its_range_raises(name: str, weight: float) -> None:
+    terms = {name: {"loss": nn.Identity(), "stream": "labeled", "weight": weight}}
+    with pytest.raises(ValueError, match=f"The weight of the term {name} is {weight}, but must be at least 0"):
+        WeightedTerms(terms)
 
 
-def test_log_values_add_up_to_the_loss() -> None:
-    pred, target = prediction()
-    loss = SimCVDLoss(contrastive_weight=0.7)
-    loss.set_rampup(0.3)
-    total = float(loss(pred, target).detach())
-    values = {name: float(value) for name, value in loss.log_values().items()}
-    assert values["loss"] == pytest.approx(total, rel=1e-5)
-    assert sum(values[f"weight_{name}"] * values[f"loss_{name}"] for name in NAMES) == pytest.approx(total, rel=1e-5)
-    assert values["weight_contrastive"] == pytest.approx(0.21)
-    assert values["weight_sdm"] == pytest.approx(0.1)
-    assert len(values) == 1 + 2 * len(NAMES)
-    assert not any(isinstance(value, Tensor) and value.requires_grad for value in loss.log_values().values())
-    assert not any(term.requires_grad for term in loss.terms.values())
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [({"stream": "a", "weight": 1}, "missing: loss"), ({"loss": nn.Identity(), "stream": "a", "weight": 1, "ramp": 1},
+                                                       "unknown: ramp, missing: none")],
+)  # fmt: skip
+def test_a_term_with_other_parts_raises(term: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"loss::terms::mine needs .*{message}"):
+        WeightedTerms({"mine": term})
+
+
+def test_info_nce_is_one_direction_of_the_contrast() -> None:
+    """Rows of a finite batch; the two directions add up to eq. (3)."""
+    student, teacher = (F.normalize(random(6, 8, seed=seed), dim=1) for seed in (0, 1))
+    both = info_nce(student, teacher, 0.5) + info_nce(teacher, student, 0.5)
+    torch.testing.assert_close(BoundaryContrastiveLoss(0.5)(student, teacher), both)
+    assert abs(float(info_nce(student, teacher, 0.5) - info_nce(teacher, student, 0.5))) > 1e-3
 
 
 # gradients
@@ -374,29 +409,27 @@ def test_log_values_add_up_to_the_loss() -> None:
 
 @pytest.mark.parametrize("term", UNSUPERVISED)
 def test_unsupervised_term_moves_the_student_and_not_the_teacher(term: str) -> None:
-    """Only ``term`` has a weight, and the supervised terms get constants, so every gradient is that of the term."""
+    """Only ``term`` has a weight besides the segmentation, which labelled patches alone get a gradient of."""
     pred, target = prediction()
     weights = {f"{name}_weight": float(name == term) for name in ("sdm", *UNSUPERVISED)}
-    loss = SimCVDLoss(**weights)
-    total = loss(pred, target) - loss.segmentation(pred["logits"][:NUM_LABELED], target["label"])
-    total.backward()
-    for key, tensor in pred.items():
-        if key.startswith("teacher"):
-            assert tensor.grad is None, key
-        elif key in STUDENT_KEYS[term]:
-            unlabeled = tensor.grad[NUM_LABELED:] if key in ("logits", "sdm") else tensor.grad  # type: ignore[index]
-            assert unlabeled.abs().sum() > 1e-4, key  # type: ignore[union-attr]
-        else:
-            assert tensor.grad is None or tensor.grad.abs().max() < 1e-6, key
+    simcvd(**weights)(pred, target).backward()
+    for key, tensor in pred["unlabeled"].items():
+        if key in STUDENT_KEYS[term]:
+            assert tensor.grad is not None, key
+            assert tensor.grad.abs().sum() > 1e-4, key
+        else:  # the teacher's among them
+            assert tensor.grad is None or tensor.grad.abs().max() == 0, key
+        assert not key.startswith("teacher") or tensor.grad is None, key
 
 
 def test_labelled_patches_get_no_consistency_gradient() -> None:
     pred, target = prediction()
-    loss = SimCVDLoss(sdm_weight=0, contrastive_weight=0, distillation_weight=0, consistency_weight=1)
+    loss = simcvd(sdm_weight=0, contrastive_weight=0, distillation_weight=0, consistency_weight=1)
     loss(pred, target).backward()
-    assert pred["sdm"].grad is not None
-    assert pred["sdm"].grad[:NUM_LABELED].abs().max() == 0
-    assert pred["sdm"].grad[NUM_LABELED:].abs().min() > 0
+    assert pred["labeled"]["sdm"].grad is not None
+    assert pred["labeled"]["sdm"].grad.abs().max() == 0
+    assert pred["unlabeled"]["sdm"].grad is not None
+    assert pred["unlabeled"]["sdm"].grad.abs().min() > 0
 
 
 @pytest.mark.parametrize("name", UNSUPERVISED)

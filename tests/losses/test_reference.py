@@ -7,17 +7,18 @@ from itertools import product
 
 import pytest
 import torch
+from tensor_losses import of_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from simcvd_bundle import losses
 from simcvd_bundle.data.transforms import SignedDistanceMap
-from simcvd_bundle.losses import (
-    BoundaryContrastiveLoss,
-    ConsistencyLoss,
-    PairwiseDistillationLoss,
-    SegmentationLoss,
-    SignedDistanceLoss,
-)
+
+BoundaryContrastiveLoss = of_tensors(losses.BoundaryContrastiveLoss)
+ConsistencyLoss = of_tensors(losses.ConsistencyLoss)
+PairwiseDistillationLoss = of_tensors(losses.PairwiseDistillationLoss)
+SegmentationLoss = of_tensors(losses.SegmentationLoss)
+SignedDistanceLoss = of_tensors(losses.SignedDistanceLoss)
 
 Rows = list[list[float]]
 

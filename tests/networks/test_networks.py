@@ -65,7 +65,8 @@ def test_plain_call_returns_the_logits_of_the_full_one() -> None:
 def test_full_multiples_of_16_are_not_padded() -> None:
     network, image = small().eval(), random(1, 1, 16, 32, 16)
     with torch.no_grad():
-        features, decoded = network.decode(image)
+        features, skips = network.encode(image)
+        decoded = network.decode(features, skips)
         output = network(image, return_all=True)
         torch.testing.assert_close(output.logits, network.segmentation(decoded), rtol=0, atol=0)
         torch.testing.assert_close(output.sdm, torch.tanh(network.sdm(decoded)), rtol=0, atol=0)

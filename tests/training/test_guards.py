@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +14,16 @@ from conftest import Run
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from simcvd_bundle.losses import SimCVDLoss
+from simcvd_bundle.losses import SignedDistanceLoss
 from simcvd_bundle.runs.checkpoints import RunCheckpoint
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 
 
-class BadLoss(SimCVDLoss):
-    """The loss of the bundle, of which one term turns bad at one iteration."""
+class BadLoss(SignedDistanceLoss):
+    """A term of the loss that turns bad at one iteration."""
 
-    def __init__(self, iteration: int, bad: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, iteration: int, bad: str) -> None:
+        super().__init__()
         self.iteration, self.bad, self.calls = iteration, float(bad), 0
 
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
@@ -36,7 +37,8 @@ def test_a_bad_loss_stops_the_training_and_keeps_the_last_good_checkpoint(
     run_bundle: Run, dataset_dir: Path, tmp_path: Path, bad: str
 ) -> None:
     overlay = tmp_path / "bad.json"
-    overlay.write_text(f'{{"loss": {{"_target_": "test_guards.BadLoss", "iteration": 3, "bad": "{bad}"}}}}')
+    term = {"_target_": "test_guards.BadLoss", "iteration": 3, "bad": bad}
+    overlay.write_text(json.dumps({"loss::terms::sdm::loss": term}))
     with pytest.raises(RuntimeError) as error:
         run_bundle("train.json", str(overlay), iterations=6, **{"validate::dataset::data": []})
     message = str(error.value.__cause__)
@@ -46,13 +48,31 @@ def test_a_bad_loss_stops_the_training_and_keeps_the_last_good_checkpoint(
     assert message.count(str(dataset_dir / "image_")) == 4  # 2 labelled and 2 unlabelled patches, of as many cases
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [file.name for file in files] == ["checkpoint_1.pt", "checkpoint_2.pt"]
-    weights = torch.load(files[-1], weights_only=True)["model"]
+    weights = torch.load(files[-1], weights_only=True)["student"]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
+def test_images_of_a_datastore_are_named_too(run_bundle: Run, dataset_dir: Path) -> None:
+    """Those that MONAI Label's bundle finds beside the labelled ones, which no datalist has."""
+    bad = {"_target_": "test_guards.BadLoss", "iteration": 1, "bad": "nan"}
+    labeled = [{key: str(dataset_dir / f"{key}_0.nii.gz") for key in ("image", "label")}]
+    others = [{"image": str(dataset_dir / f"image_{number}.nii.gz")} for number in (3, 4)]
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(
+            "train.json", unlabeled_data=others, num_labeled=None,
+            **{"loss::terms::sdm::loss": bad, "train::dataset::data": labeled, "validate::dataset::data": []},
+        )  # fmt: skip
+    message = str(error.value.__cause__)
+    assert "not finite at iteration 1" in message
+    for number in (0, 3, 4):
+        assert str(dataset_dir / f"image_{number}.nii.gz") in message
+
+
 class Sampler:
     """Case ``n`` at iteration ``n`` (from 0)."""
+
+    cases = tuple({"image": f"case_{n}"} for n in range(20))
 
     def batch(self, iteration: int) -> list[Any]:
         return [type("Index", (), {"case": iteration})]
@@ -60,7 +80,7 @@ class Sampler:
 
 def test_losses_on_a_device_are_looked_at_together_and_at_the_end_of_the_epoch() -> None:
     """The meta device stands for a GPU: a look at a single value of it raises."""
-    handler = FiniteLossHandler(Sampler(), [{"image": f"case_{n}"} for n in range(20)], interval=4)  # type: ignore[arg-type]
+    handler = FiniteLossHandler(Sampler(), interval=4)  # type: ignore[arg-type]
     looks = []
     handler.check = lambda: looks.append(engine.state.iteration)  # type: ignore[method-assign]
 
@@ -74,7 +94,7 @@ def test_losses_on_a_device_are_looked_at_together_and_at_the_end_of_the_epoch()
 
 
 def test_the_first_bad_iteration_is_named() -> None:
-    handler = FiniteLossHandler(Sampler(), [{"image": f"case_{n}"} for n in range(20)])  # type: ignore[arg-type]
+    handler = FiniteLossHandler(Sampler())  # type: ignore[arg-type]
     values = [1.0, 2.0, math.inf, math.nan]
     handler.recent = [(n + 1, {"loss": torch.tensor(v), "loss_a": torch.tensor(v)}) for n, v in enumerate(values)]
     with pytest.raises(FloatingPointError, match=r"iteration 3: loss inf, loss_a inf\. Cases: case_2\. Checkpoints"):

@@ -5,20 +5,25 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from simcvd_bundle.data.batches import SampleIndex, TwoStreamBatchSampler
-from simcvd_bundle.losses import SimCVDLoss
-from simcvd_bundle.training.logs import LossTermsHandler
+from simcvd_bundle.data.batches import SampleIndex, StreamBatchSampler
+from simcvd_bundle.losses import SegmentationLoss, SignedDistanceLoss, WeightedTerms
+from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
+from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.teacher import MeanTeacherHandler
+
+STREAMS = {"labeled": 1, "unlabeled": 2}
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -201,7 +206,7 @@ class Echo(Dataset[SampleIndex]):
 def run(iteration: int = 0, seed: int = 0, rank: int = 0, until: int = 6) -> list[tuple[Any, list[float]]]:
     """Batch and random draws of each iteration, two an epoch, of a run that begins after ``iteration``."""
     dataset = Echo()
-    sampler = TwoStreamBatchSampler(dataset, 1, 2, num_iterations=6, seed=seed)
+    sampler = StreamBatchSampler(dataset, STREAMS, num_iterations=6, seed=seed)
     loader: Any = DataLoader(dataset, batch_sampler=sampler, collate_fn=tuple)
     drawn: list[tuple[Any, list[float]]] = []
     engine = Engine(lambda engine, batch: drawn.append((batch, torch.rand(3).tolist())))
@@ -228,7 +233,7 @@ def test_iterations_ranks_and_seeds_draw_differently() -> None:
 def test_batches_of_all_epochs_follow_each_other() -> None:
     """The loader's iterator lives through the epochs, so setting the start at each of them repeats nothing."""
     dataset = Echo()
-    expected = list(TwoStreamBatchSampler(dataset, 1, 2, num_iterations=6))
+    expected = list(StreamBatchSampler(dataset, STREAMS, num_iterations=6))
     assert [list(batch) for batch, _ in run()] == expected
 
 
@@ -237,9 +242,26 @@ def test_batches_of_all_epochs_follow_each_other() -> None:
 
 def test_terms_of_the_loss_become_the_output() -> None:
     """At the end of a step, for whoever logs it; the predictions are gone."""
-    loss = SimCVDLoss(sdm_weight=0.5)
-    pred = {"logits": torch.zeros(1, 2, 2, 2, 2), "sdm": torch.full((1, 1, 2, 2, 2), 0.5)}
-    target = {"label": torch.zeros(1, 1, 2, 2, 2), "sdm": torch.ones(1, 1, 2, 2, 2)}
+    parts = {
+        "segmentation": (SegmentationLoss(), "labeled", 1.0),
+        "sdm": (SignedDistanceLoss(), "labeled", 1.0),
+        "other": (nn.Identity(), "missing", 0),
+    }
+    loss = WeightedTerms(
+        {
+            name: {
+                "loss": term,
+                "stream": "missing" if name == "other" else "labeled",
+                "weight": w,
+                "ramped": name == "sdm",
+            }
+            for name, (term, w) in parts.items()
+        }
+    )
+    loss.ramp = 0.5
+    pred = {"labeled": {"logits": torch.zeros(1, 2, 2, 2, 2), "sdm": torch.full((1, 1, 2, 2, 2), 0.5)}}
+    pred["labeled"]["sdm"].requires_grad_()
+    target = {"labeled": {"label": torch.zeros(1, 1, 2, 2, 2), "sdm": torch.ones(1, 1, 2, 2, 2)}}
 
     def step(engine: Engine, batch: Any) -> Any:
         engine.state.output = {"pred": pred, "loss": loss(pred, target)}
@@ -249,9 +271,51 @@ def test_terms_of_the_loss_become_the_output() -> None:
     engine = Engine(step)
     engine.register_events(*IterationEvents)
     LossTermsHandler(loss).attach(engine)
-    (output,) = engine.run([0]).output
+    (output,) = engine.run([0, 0]).output
     values = {name: float(value) for name, value in output["loss"].items()}
     assert values.keys() == {"loss", "loss_segmentation", "loss_sdm", "weight_segmentation", "weight_sdm"}
     assert (values["loss_sdm"], values["weight_sdm"]) == (0.25, 0.5)
     assert values["loss"] == pytest.approx(values["loss_segmentation"] + 0.125)
     assert list(output) == ["loss"]
+    assert not any(isinstance(value, Tensor) and value.requires_grad for value in output["loss"].values())
+
+
+# ramp-up
+
+
+def test_the_ramp_is_set_before_each_iteration() -> None:
+    loss, seen = WeightedTerms({}), []
+    engine = Engine(lambda engine, batch: seen.append(loss.ramp))
+    RampUpHandler(loss, 3).attach(engine)
+    engine.run([0] * 2, max_epochs=2)
+    assert seen == [sigmoid_rampup(t, 3) for t in (1, 2, 3, 4)]
+    with pytest.raises(ValueError, match=r"rampup_length .* must not be negative, got -1"):
+        RampUpHandler(loss, -1)
+
+
+# logs
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_logs_open_their_file_when_the_engine_starts_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """In the folder that the run has prepared by then; process 0 only. Every second iteration is due."""
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: rank)
+    engine = Engine(lambda engine, batch: [{"loss": {"loss": torch.tensor(float(batch))}}])
+    LogsHandler(str(tmp_path / "logs"), "testing", 2).attach(engine)
+    assert not (tmp_path / "logs").exists()
+    for _ in range(2):
+        engine.run([1, 2, 3, 4], max_epochs=1)
+    if rank == 1:
+        assert not (tmp_path / "logs").exists()
+        return
+    (file,) = (tmp_path / "logs").iterdir()
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 2.0), (4, 4.0)] * 2
+
+
+def test_an_interval_below_one_raises() -> None:
+    with pytest.raises(ValueError, match="log_interval must be an integer of at least 1, got 0"):
+        LogsHandler("logs", "training", 0)

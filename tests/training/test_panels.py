@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from conftest import Run
 from ignite.engine import Engine
@@ -45,14 +47,15 @@ def test_the_panel_shows_the_slice_with_the_largest_label(tmp_path: Path) -> Non
     image[0, 4, 1, 1], image[0, 0, 0, 1], label[0, 2:5, 0, 1] = 1.0, 0.6, 1.0
     label[0, 0, 0, 2] = 1.0
     networks = {"student": Threshold(0.5), "teacher": Threshold(0.8).train()}
-    inferer = WindowInferer((*TILE, 3), (*TILE, 3), with_sdm=True)
-    handler = PanelsHandler([{"image": image, "label": label}], inferer, networks, 1, str(tmp_path))  # type: ignore[arg-type]
+    inferer = WindowInferer((*TILE, 3), (*TILE, 3))
+    data: Any = [{"image": image, "label": label}]
+    handler = PanelsHandler(data, inferer, networks["student"], networks["teacher"], 1, str(tmp_path))
+    assert not inferer.with_sdm  # the validation's own inferer stays as it is
     engine = Engine(lambda engine, batch: None)
     handler.attach(engine)
     engine.run([0], max_epochs=2)
     assert networks["teacher"].training
-    (file,) = tmp_path.iterdir()
-    (first, panel), (second, _) = shown(file)
+    (first, panel), (second, _) = sorted((p for f in tmp_path.iterdir() for p in shown(f)), key=lambda p: p[0])
     assert (first, second) == (1, 2)
     assert panel.shape == (TILE[1], 5 * TILE[0] + 4)
     tiles = [panel[:, (TILE[0] + 1) * n : (TILE[0] + 1) * n + TILE[0]] for n in range(5)]
@@ -65,5 +68,26 @@ def test_the_panel_shows_the_slice_with_the_largest_label(tmp_path: Path) -> Non
 def test_a_training_writes_a_panel_a_validation(run_bundle: Run, tmp_path: Path) -> None:
     run_bundle("train.json", iterations=4, class_names={"1": "left", "2": "right"})
     panels = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file)]
-    assert [epoch for epoch, _ in panels] == [2, 4]
+    assert sorted(epoch for epoch, _ in panels) == [2, 4]
     assert panels[0][1].shape == (20, 5 * 24 + 4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shape"),
+    [
+        ({"spacing": [1.4, 0.7, 2.0]}, (20, 12)), ({"spacing": [0.7, 0.7, 1.0]}, (20, 24)),
+        ({"orientation": "PIR"}, (14, 20)),
+    ],
+    ids=["in the plane", "along the slices", "orientation"],
+)  # fmt: skip
+def test_image_and_label_lie_on_each_other_on_another_grid(
+    run_bundle: Run, tmp_path: Path, dataset_dir: Path, grid: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    """The image is the label plus noise, so bright voxels are those of the label, wherever the grid puts them."""
+    run_bundle("train.json", **grid)
+    ((_, panel),) = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file)]
+    height, width = shape
+    assert panel.shape == (height, 5 * width + 4)
+    image, label = (panel[:, (width + 1) * n : (width + 1) * n + width].astype(float) for n in range(2))
+    assert set(np.unique(label)) == {0.0, 255.0}
+    assert image[label > 0].mean() > image[label == 0].mean() + 60

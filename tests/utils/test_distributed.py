@@ -204,7 +204,7 @@ def test_all_ranks_end_alike_and_rank_0_alone_writes(dataset_dir: Path, tmp_path
                 assert torch.equal(tensor, record["end"][name][key]), f"{name}.{key}"
     weights = torch.load(tmp_path / "rank0" / "models" / "model.pt", weights_only=True)
     assert weights.keys() == records[0]["end"]["network_def"].keys()  # without the wrapper's prefix
-    within = [record["start"][1]["teacher"]["encoder.0.0.adn.N.running_mean"] for record in records]
+    within = [record["start"][1]["teacher"]["network.encoder.0.0.adn.N.running_mean"] for record in records]
     assert not torch.equal(within[0], within[1])  # in the middle of an epoch
     assert sorted(path.name for path in (tmp_path / "rank0").iterdir()) == ["cache", "models", "run"]
     for rank in range(1, world_size):
