@@ -165,8 +165,10 @@ def second_process(storage: Storage) -> int:
     first = start(["train.json"], settings, storage.log)
     while not (folder / "run" / ".lock").exists() or not (folder / "run" / ".lock").read_text():
         time.sleep(0.001)
+    os.killpg(first, signal.SIGSTOP)  # so that it is still training when the others come
     for resume in (False, True):
         storage.refused("second process", folder, f"process {first} is training in --output_dir", resume=resume)
+    os.killpg(first, signal.SIGCONT)
     assert wait(first) == 0
     assert (folder / "models" / "model.pt").read_bytes() == (storage.reference / "models" / "model.pt").read_bytes()
     assert not (folder / "run" / "previous_1").exists()

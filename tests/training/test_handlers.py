@@ -251,11 +251,11 @@ def test_terms_of_the_loss_become_the_output() -> None:
         {
             name: {
                 "loss": term,
-                "stream": "missing" if name == "other" else "labeled",
-                "weight": w,
+                "stream": stream,
+                "weight": weight,
                 "ramped": name == "sdm",
             }
-            for name, (term, w) in parts.items()
+            for name, (term, stream, weight) in parts.items()
         }
     )
     loss.ramp = 0.5
