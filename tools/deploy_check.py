@@ -94,7 +94,7 @@ def main() -> None:
     write_series(array, work / "dicom" / "series")
     for kind in ("nifti", "dicom"):
         bundle("run", "--config_file", "configs/inference.json", "--dataset_dir", work / kind, "--weights", weights,
-               "--output_dir", work / f"{kind}_bundle")  # fmt: skip
+               "--output_dir", work / f"{kind}_bundle", "--precision", "float32")  # fmt: skip
         call("docs/deploy/app.py", "-i", work / kind, "-o", work / f"{kind}_deploy", "-m", work / "model.ts")
         (ours,), (theirs,) = ([*(work / f"{kind}_{way}").rglob("*.*")] for way in ("bundle", "deploy"))
         expected = np.asarray(nib.load(ours).dataobj)
