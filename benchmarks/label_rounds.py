@@ -34,7 +34,12 @@ CONFIGS = common.ROOT / "configs"
 SHAPE = (36, 36, 24)
 ROUNDS = (2, 4, 8)
 DARK = 0.25  # fraction of cases
-NETWORK = {"patch_size": [32, 32, 16], "network_def::base_channels": 4, "network_def::dropout": 0.2}
+NETWORK = {
+    "precision": "float32",
+    "patch_size": [32, 32, 16],
+    "network_def::base_channels": 4,
+    "network_def::dropout": 0.2,
+}
 SETTINGS = {
     **NETWORK, "head_pool_size": 32, "num_workers": 0, "validate::dataset::data": [],
 }  # fmt: skip
