@@ -22,7 +22,7 @@ def write_folds(
     """Write one datalist for each fold of the labelled training cases.
 
     Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
-    and the unlabelled ones; held-out images are in no part of it.
+    and the unlabelled ones; held-out images are in no part of it. Each number of labelled cases has its own files.
 
     Args:
         dataset_dir: folder of the data.
@@ -32,23 +32,29 @@ def write_folds(
         num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
 
     Returns:
-        The files ``fold_K.json``, paths in them absolute.
+        The files ``N_labeled/fold_K.json`` below ``output_dir``, paths in them absolute.
 
     Raises:
-        ValueError: when there are fewer labelled cases than folds.
+        ValueError: when there are fewer labelled cases than folds, or a file exists with other cases.
     """
     items = load_datalist(dataset_dir, "training", datalist, num_labeled)
     labeled = [item for item in items if "label" in item]
     unlabeled = [item for item in items if "label" not in item]
     if not 2 <= folds <= len(labeled):
         raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
-    files = []
+    contents = {}
     for fold in range(folds):
         kept = [item for number, item in enumerate(labeled) if number % folds != fold]
-        file = output_dir / f"fold_{fold}.json"
-        write_json(file, {"training": kept + unlabeled, "validation": labeled[fold::folds]})
-        files.append(file)
-    return files
+        file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
+        contents[file] = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
+    for file, content in contents.items():
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
+            raise ValueError(
+                f"{file} is of another number of folds or another datalist: choose another output_dir for these folds."
+            )
+    for file, content in contents.items():
+        write_json(file, content)
+    return list(contents)
 
 
 logger = logging.getLogger(__name__)
@@ -85,7 +91,8 @@ def load_datalist(
     Raises:
         FileNotFoundError: when the datalist or a file named in it is missing.
         ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
-            of an unknown format, ``num_labeled`` exceeds the labelled items or a required label is missing.
+            of an unknown format, ``num_labeled`` exceeds the labelled items, a required label is missing, or labels are
+            required and there is no item.
     """
     path = Path(dataset_dir, datalist)
     if not path.is_file():
@@ -122,6 +129,11 @@ def load_datalist(
                 )
     if in_file == "training":
         items = _split(items, section, num_labeled, path)
+    if require_labels and not items:
+        raise ValueError(
+            f"Section {section!r} of {path} is empty: num_labeled is {num_labeled}, so no label is hidden from training. "
+            "Set num_labeled below the number of labelled cases, or choose another section."
+        )
     without = [item["image"] for item in items if item.get("label") is None]
     if require_labels and without:
         raise ValueError(
