@@ -2,15 +2,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format faults bundle-check release benchmark benchmark-gpu
+.PHONY: demo test test-all check format faults bundle-check release benchmark benchmark-gpu
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
-test: $(VENV)/installed  ## all checks: format, lint, types, tests
+PYTEST := OMP_NUM_THREADS=1 MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+
+test: check  ## format, lint, types, and the tests that are not slow
+	$(PYTEST) -m "not slow"
+
+test-all: check  ## and the slow tests: the release check, all fault runs, new processes and more ranks
+	$(PYTEST)
+
+check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 MONAI_FAIL_ON_DUPLICATE_CONFIG=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

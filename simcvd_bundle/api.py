@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, LoadImaged, SaveImaged
 from torch import Tensor, nn
 
+from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.data.datalists import find_images
 from simcvd_bundle.utils.errors import root_cause
+from simcvd_bundle.utils.memory import allocator_kept
 from simcvd_bundle.utils.paths import BUNDLE_ROOT
 
 File = str | Path
@@ -28,7 +32,7 @@ Image = File | Sequence[File]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about a volume; channels first, on the grid and with the affine of the volume.
+    """What a network says about a volume; channels first, on the CPU, on the grid and with the affine of the volume.
 
     Attributes:
         mask: class indices ``(1, H, W, D)``, uint8, 0 is background.
@@ -51,7 +55,7 @@ class Segmenter:
         overlays: config files to add to ``inference.json``, such as ``configs/data_la.json``.
         bundle_root: folder of the bundle; by default the one that the package was imported from.
         **settings: ids of ``configs/inference.json`` and their values. Those that only a training reads are passed
-            over, so that the settings of a training can be given as they are.
+            over, here and in overlays, so that what was given to a training can be given as it is.
 
     Raises:
         FileNotFoundError: when the configs or the weights are not there.
@@ -61,31 +65,24 @@ class Segmenter:
     def __init__(
         self, weights: File, *, overlays: Sequence[File] = (), bundle_root: File | None = None, **settings: Any
     ) -> None:
-        root = _bundle_root(bundle_root)
-        training, inference = (
-            json.loads((root / "configs" / name).read_text(encoding="utf-8"))
-            for name in ("train.json", "inference.json")
-        )
-        only_training = training.keys() - inference.keys()
-        workflow = ConfigWorkflow(
-            config_file=[str(file) for file in (root / "configs" / "inference.json", *overlays)],
-            workflow_type="infer",
-            logging_file=False,
-            **{name: value for name, value in settings.items() if name.split("::")[0] not in only_training},
-            bundle_root=str(root), weights=str(weights), save_probability=True, save_sdm=True,
-        )  # fmt: skip
-        with _plain_errors():
+        workflow = _inference(_bundle_root(bundle_root), weights, overlays, settings)
+        get = workflow.parser.get_parsed_content
+        with _as_guest():
             workflow.initialize()
-            get = workflow.parser.get_parsed_content
-            for step in ("check", "load"):
-                get(step)
-            self.network: nn.Module = get("network").eval()
-            self.device, self.inferer = torch.device(get("device")), get("inferer")
-            self.load: Compose = get("preprocessing")
-            self.prepare = Compose([t for t in self.load.transforms if not isinstance(t, LoadImaged)])
-            self.finish = Compose([t for t in get("postprocessing").transforms if not isinstance(t, SaveImaged)])
+            get("check")
+            self._take(get)
+            get("load")
 
-    def predict(self, image: File | np.ndarray | Tensor, dropout_samples: int = 0) -> Prediction:
+    def _take(self, get: Callable[[str], Any]) -> None:
+        """Take the parts of ``inference.json``; the network gets its weights when ``load`` is called for."""
+        self.network: nn.Module = get("network").eval()
+        self.device, self.inferer = torch.device(get("device")), get("inferer")
+        self.in_channels, self.num_classes = int(get("in_channels")), int(get("num_classes"))
+        self.load: Compose = get("preprocessing")
+        self.prepare = Compose([t for t in self.load.transforms if not isinstance(t, LoadImaged)])
+        self.finish = Compose([t for t in get("postprocessing").transforms if not isinstance(t, SaveImaged)])
+
+    def predict(self, image: Image | np.ndarray | Tensor, dropout_samples: int = 0) -> Prediction:
         """Segment one volume.
 
         The uncertainty is that of Monte Carlo dropout: the entropy of the mean probabilities of ``dropout_samples``
@@ -93,22 +90,28 @@ class Segmenter:
         random draws are torch's (``torch.manual_seed``); mask, probability and SDM come from a pass without dropout.
 
         Args:
-            image: a file, a folder with one DICOM series, or an array ``(H, W, D)`` or ``(channels, H, W, D)`` of raw
-                intensities: what the preprocessing does to a file it does to an array. A ``MetaTensor`` keeps its
-                affine.
+            image: a file, a list of one file a channel, a folder with the files of one scan or one DICOM series, or an
+                array ``(H, W, D)`` or ``(channels, H, W, D)`` of raw intensities: what the preprocessing does to a file
+                it does to an array. A ``MetaTensor`` keeps its affine.
             dropout_samples: passes for the uncertainty; 10 or more, 0 for none.
 
         Raises:
             FileNotFoundError: when there is no scan.
-            ValueError: for more than one scan, or an array of other than 3 or 4 axes.
+            TypeError: for what is neither file nor array.
+            ValueError: for more than one scan, an array of other than 3 or 4 axes, or a scan that cannot be used: with
+                NaN, constant, of another number of channels, ... (`check_case`).
         """
-        if isinstance(image, str | Path):
-            found = find_images(str(image))
+        transform = self.load
+        if isinstance(image, np.ndarray | Tensor):
+            data, transform = {"image": _as_loaded(image)}, self.prepare
+        elif isinstance(image, str | Path):
+            found = find_images(str(image), self.in_channels)
             if len(found) > 1:
                 raise ValueError(f"{image} holds {len(found)} scans: give one of them.")
-            item = self.load(found[0])
+            data = found[0]
         else:
-            item = self.prepare({"image": _as_loaded(image)})
+            data = {"image": _existing(image)}
+        item = CheckedDataset([data], transform, self.in_channels, self.num_classes)[0]
         batch = list_data_collate([item])
         inputs = batch["image"].to(self.device)
         with torch.no_grad():
@@ -117,10 +120,10 @@ class Segmenter:
                 uncertainty = self._uncertainty(inputs, dropout_samples)
                 pred = torch.cat([pred, uncertainty], 1)  # last of all, so that it shares what happens to the SDM
         result = self.finish(decollate_batch({**batch, "pred": pred})[0])
-        sdm = result["sdm"]
+        mask, probability, sdm = (result[key].cpu() for key in ("pred", "probability", "sdm"))
         return Prediction(
-            mask=result["pred"].to(torch.uint8),
-            probability=result["probability"],
+            mask=mask.to(torch.uint8),
+            probability=probability,
             sdm=sdm[:-1] if dropout_samples else sdm,
             uncertainty=sdm[-1:] if dropout_samples else None,
         )
@@ -151,14 +154,16 @@ def train(
 ) -> Segmenter:
     """Train as ``python -m monai.bundle run training --config_file configs/train.json`` does, on lists of files.
 
-    What it writes is what the command writes; a former run in ``output_dir`` and former weights are kept. Like the
-    command it seeds the random generators of the process.
+    What it writes is what the command writes, but all of it below ``output_dir``; a former run there is kept. Like the
+    command it seeds the random generators of the process, which else stays as it is. That includes the allocator: call
+    ``simcvd_bundle.utils.keep_freed_memory`` first where a training on CPU should be as fast as the command's.
 
     Args:
         labeled: pairs of image and label.
         unlabeled: images.
         validation: pairs of image and label.
-        output_dir: folder of the run.
+        output_dir: folder of the run. It also gets the cached cases; trainings on the same cases can share them by
+            ``cache_dir``.
         overlays: config files to add to ``train.json``.
         bundle_root: folder of the bundle; by default the one that the package was imported from.
         **settings: ids of ``configs/train.json`` and their values; ids with ``::`` by ``**{"outer::inner": value}``.
@@ -168,24 +173,64 @@ def train(
 
     Raises:
         FileNotFoundError: when the configs or a file are not there.
+        TypeError: for what is no file and no list of one file a channel.
         ValueError: for an unknown id or unusable data; whatever a step of the training raises.
     """
     root, folder = _bundle_root(bundle_root), Path(output_dir).resolve()
     given: dict[str, Any] = {
-        **settings, "bundle_root": str(root), "output_dir": str(folder),
+        "ckpt_dir": str(folder), "cache_dir": str(folder / "cache"), **_with_colons(settings),
+        "bundle_root": str(root), "output_dir": str(folder),
         "train::dataset::data": [*map(_item, labeled), *({"image": _existing(image)} for image in unlabeled)],
         "validate::dataset::data": [*map(_item, validation)],
     }  # fmt: skip
-    workflow = ConfigWorkflow(
-        config_file=[str(file) for file in (root / "configs" / "train.json", *overlays)],
+    training = ConfigWorkflow(
+        config_file=[str(root / "configs" / "train.json"), *map(_existing, overlays)],
         workflow_type="train",
         logging_file=False,
         **given,
     )
-    with _plain_errors():
-        for step in (workflow.initialize, workflow.run, workflow.finalize):
+    inference = _inference(root, folder / "model.pt", overlays, settings)
+    segmenter = Segmenter.__new__(Segmenter)
+    with _as_guest():
+        training.parser.get_parsed_content("check")
+        inference.initialize()  # now, as what is wrong with it should not come up after a long training
+        segmenter._take(inference.parser.get_parsed_content)
+        for step in (training.initialize, training.run, training.finalize):
             step()
-    return Segmenter(folder / "model.pt", overlays=overlays, bundle_root=root, **settings)
+        inference.parser.get_parsed_content("load")
+    return segmenter
+
+
+def _inference(root: Path, weights: File, overlays: Sequence[File], settings: Mapping[str, Any]) -> ConfigWorkflow:
+    """``inference.json`` with those ids of overlays and settings that are not of a training alone."""
+    training, inference = (
+        json.loads((root / "configs" / name).read_text(encoding="utf-8")) for name in ("train.json", "inference.json")
+    )
+    of_training = (training.keys() - inference.keys()) | {"initialize", "run"}
+
+    def chosen(content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in _with_colons(content).items()
+            if name.removeprefix("+").split("::")[0] not in of_training
+        }
+
+    with TemporaryDirectory() as folder:
+        files = [root / "configs" / "inference.json"]
+        for number, overlay in enumerate(overlays):
+            content = chosen(ConfigParser.load_config_file(_existing(overlay)))
+            files.append(Path(folder, f"{number}.json"))
+            files[-1].write_text(json.dumps(content), encoding="utf-8")
+        given = {
+            **chosen(settings), "bundle_root": str(root), "weights": str(weights), "save_probability": True,
+            "save_sdm": True,
+        }  # fmt: skip
+        return ConfigWorkflow(config_file=[*map(str, files)], workflow_type="infer", logging_file=False, **given)
+
+
+def _with_colons(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids with ``::``, which MONAI lets be written ``#`` too."""
+    return {name.replace("#", "::"): value for name, value in content.items()}
 
 
 def _bundle_root(given: File | None) -> Path:
@@ -204,8 +249,10 @@ def _item(pair: tuple[Image, File]) -> dict[str, Any]:
 
 
 def _existing(file: Image) -> Any:
-    if not isinstance(file, str | Path):
+    if isinstance(file, list | tuple) and file:
         return [_existing(channel) for channel in file]
+    if not isinstance(file, str | Path):
+        raise TypeError(f"Expected a file, or a list of one file a channel, got {type(file).__name__} {file!r:.60}.")
     if not Path(file).exists():
         raise FileNotFoundError(f"{file} does not exist.")
     return str(Path(file).resolve())
@@ -214,19 +261,31 @@ def _existing(file: Image) -> Any:
 def _as_loaded(array: np.ndarray | Tensor) -> MetaTensor:
     """Copy of an array as ``LoadImaged`` would have returned it."""
     if array.ndim not in (3, 4):
-        raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got {list(array.shape)}.")
+        raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got the shape {tuple(array.shape)}.")
     image = MetaTensor(torch.as_tensor(array).to(torch.float32, copy=True))
     image.meta["original_channel_dim"] = 0 if array.ndim == 4 else "no_channel"
     return image
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Raise what happened instead of MONAI's general errors around it."""
+def _as_guest() -> Iterator[None]:
+    """Leave the caller's process as it was, whatever the steps of a config do to it as they would to a command's.
+
+    Errors are what happened, instead of MONAI's general ones around it.
+    """
+    hook, path, cudnn = sys.excepthook, [*sys.path], torch.backends.cudnn
+    flags = (cudnn.deterministic, cudnn.benchmark)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        yield
+        with allocator_kept():
+            yield
     except Exception as error:
         cause = root_cause(error)
         if cause is error:
             raise
         raise cause from None
+    finally:
+        sys.excepthook, sys.path[:] = hook, path
+        cudnn.deterministic, cudnn.benchmark = flags
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import os
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,8 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
@@ -116,45 +111,28 @@ def make_workflow(
     )
 
 
+def run_workflow(*files: str, **settings: Any) -> ConfigWorkflow:
+    """Run the workflow of ``make_workflow``."""
+    workflow = make_workflow(*files, **settings)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
 @pytest.fixture
 def run_bundle(dataset_dir: Path, tmp_path: Path) -> Run:
     """Run configs of the bundle in this process; returns the workflow."""
 
     def run(*files: str, **overrides: Any) -> ConfigWorkflow:
-        workflow = make_workflow(*files, **{"dataset_dir": dataset_dir, "folder": tmp_path, **overrides})
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        return workflow
+        return run_workflow(*files, **{"dataset_dir": dataset_dir, "folder": tmp_path, **overrides})
 
     return run
 
 
-def _start_rank(
-    rank: int, world_size: int, per_machine: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_machine),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
-    function(rank, *arguments)
-
-
-def run_processes(
-    function: Callable[..., None], world_size: int, *arguments: Any, per_machine: int | None = None
-) -> None:
-    """Call ``function(rank, *arguments)`` in forked processes with torchrun's variables; their errors are raised."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = start_processes(  # type: ignore[no-untyped-call]
-        _start_rank, (world_size, per_machine or world_size, port, function, arguments), world_size, join=False,
-        start_method="fork",
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not ranks.join(timeout=10):  # true when all have ended
-        if time.monotonic() > deadline:
-            for process in ranks.processes:
-                process.kill()
-            pytest.fail(f"{world_size} processes wait for each other.")
+@pytest.fixture(scope="session")
+def trained_run(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``models``, ``run`` and ``cache`` of a tiny training of two iterations; to be read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_workflow("train.json", dataset_dir=dataset_dir, folder=folder, **{"validate::dataset::data": []})
+    return folder

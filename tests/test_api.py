@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -18,6 +22,7 @@ from conftest import ROOT, TINY, Run
 from monai.transforms import LoadImage
 
 import simcvd_bundle
+from simcvd_bundle.utils import memory
 
 SETTINGS: dict[str, Any] = {name: value for name, value in TINY.items() if name not in ("bundle_root", "num_labeled")}
 Folders = tuple[Path, Path]
@@ -33,7 +38,7 @@ def folders(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Fold
             [("image_0.nii.gz", "label_0.nii.gz"), (Path("image_1.nii.gz"), Path("label_1.nii.gz"))],
             ["image_3.nii.gz", "image_4.nii.gz"],
             [("image_5.nii.gz", "label_5.nii.gz")],
-            output_dir=output, ckpt_dir=str(output / "models"), cache_dir=str(output / "cache"), **SETTINGS,
+            output_dir=output, **SETTINGS,
         )  # fmt: skip
     assert isinstance(model, simcvd_bundle.Segmenter)
     assert not model.network.training
@@ -53,7 +58,7 @@ def test_training_is_that_of_the_command(run_bundle: Run, folders: Folders, tmp_
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (output, tmp_path / "run")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert sorted(path.name for path in output.iterdir()) == [
-        ".lock", "cache", "checkpoints", "model.pt", "models", "tensorboard",
+        ".lock", "cache", "checkpoints", "model.pt", "tensorboard",
     ]  # fmt: skip
 
 
@@ -102,6 +107,7 @@ def test_uncertainty_is_the_entropy_of_the_mean_over_dropout(folders: Folders, m
     assert without.sdm.shape == without.uncertainty.shape == (1, 24, 20, 14)
 
     model = load(0.5)
+    torch.manual_seed(0)  # this network of two channels has few outcomes
     first, second, none = (model.predict(scan, samples) for samples in (3, 3, 0))
     assert first.uncertainty is not None
     assert second.uncertainty is not None
@@ -119,7 +125,7 @@ def test_errors_name_the_remedy(folders: Folders, model: simcvd_bundle.Segmenter
         model.predict(data / "none.nii.gz")
     with pytest.raises(ValueError, match=r"holds \d+ scans: give one of them"):
         model.predict(data)
-    with pytest.raises(ValueError, match=r"\(H, W, D\) or \(channels, H, W, D\), got \[4, 4\]"):
+    with pytest.raises(ValueError, match=r"\(H, W, D\) or \(channels, H, W, D\), got the shape \(4, 4\)"):
         model.predict(np.zeros((4, 4)))
     with pytest.raises(FileNotFoundError, match=r"No weights .*none\.pt: train first"):
         simcvd_bundle.Segmenter(tmp_path / "none.pt", **SETTINGS)
@@ -137,6 +143,168 @@ def test_errors_name_the_remedy(folders: Folders, model: simcvd_bundle.Segmenter
     assert not (tmp_path / "run").exists()
 
 
+def volume(*shape: int) -> np.ndarray:
+    return np.random.RandomState(0).rand(*shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.nan, "has voxels that are NaN or infinite"), (np.inf, "NaN or infinite"), (None, "the image is constant")],
+)
+def test_a_scan_that_cannot_be_used_is_refused_by_name(
+    model: simcvd_bundle.Segmenter, tmp_path: Path, value: float | None, message: str
+) -> None:
+    array = np.ones((24, 20, 14), np.float32) if value is None else volume(24, 20, 14)
+    if value is not None:
+        array[3, 4, 5] = value
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.nii.gz")
+    loaded = LoadImage(ensure_channel_first=True)(tmp_path / "scan.nii.gz")
+    shape = r"of shape \(24, 20, 14\)"
+    for image, name in ((tmp_path / "scan.nii.gz", "scan.nii.gz"), (array, shape), (loaded, "scan.nii.gz")):
+        with pytest.raises(ValueError, match=f"The case .*{name} cannot be used: .*{message}"):
+            model.predict(image)
+
+
+def test_an_array_of_other_channels_is_refused(model: simcvd_bundle.Segmenter) -> None:
+    with pytest.raises(ValueError, match=r"of shape \(3, 24, 20, 14\) cannot be used: the image has 3 channels"):
+        model.predict(volume(3, 24, 20, 14))
+
+
+@pytest.mark.parametrize("image", [None, 3, [], [1.0, 2.0], {"image": "a.nii"}, [volume(4, 4, 4), volume(4, 4, 4)]])
+def test_what_is_neither_file_nor_array_is_refused(model: simcvd_bundle.Segmenter, image: Any) -> None:
+    with pytest.raises(TypeError, match="Expected a file, or a list of one file a channel, got "):
+        model.predict(image)
+    with pytest.raises(TypeError, match="Expected a file, or a list of one file a channel, got "):
+        simcvd_bundle.train([(image, "label.nii")], output_dir="run")
+
+
+def test_a_file_a_channel(folders: Folders, tmp_path: Path) -> None:
+    """As a list, as a folder, as one file of all channels, and as an array: the same scan."""
+    settings = {**SETTINGS, "in_channels": 2}
+    random = np.random.RandomState(0)
+    for number in range(3):
+        for channel in ("flair", "t1"):
+            array = random.rand(24, 20, 14).astype(np.float32)
+            (tmp_path / f"{number}").mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{number}" / f"{number}_{channel}.nii.gz")
+    files = [[str(tmp_path / f"{n}" / f"{n}_{channel}.nii.gz") for channel in ("flair", "t1")] for n in range(3)]
+    pairs = [(files[number], folders[0] / f"label_{number}.nii.gz") for number in (0, 1)]
+    for _, label in pairs:
+        mask = np.asarray(nib.load(label).dataobj)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / label.name)
+    pairs = [(image, tmp_path / label.name) for image, label in pairs]
+    model = simcvd_bundle.train(pairs, output_dir=tmp_path / "run", **settings)
+    expected = model.predict(files[2]).probability.as_tensor()
+    array = np.stack([np.asarray(nib.load(file).dataobj) for file in files[2]])
+    nib.save(nib.Nifti1Image(np.moveaxis(array, 0, -1), np.eye(4)), tmp_path / "all.nii.gz")
+    assert expected.shape == (1, 24, 20, 14)
+    for image in (tuple(map(Path, files[2])), tmp_path / "2", tmp_path / "all.nii.gz", array):
+        torch.testing.assert_close(model.predict(image).probability.as_tensor(), expected)
+    with pytest.raises(ValueError, match="the image has 1 channels, but in_channels is 2"):
+        model.predict(files[2][:1])
+    with pytest.raises(FileNotFoundError, match=r"none\.nii does not exist"):
+        model.predict([files[2][0], "none.nii"])
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """The process of somebody else, with choices of its own; gives the calls of ``mallopt``."""
+    calls: list[tuple[int, int]] = []
+    libc = SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda name, value: calls.append((name, value)) or 1)
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
+
+    def hook(*_: Any) -> None:
+        """The caller's."""
+
+    monkeypatch.setattr(sys, "excepthook", hook)
+    cudnn, path = torch.backends.cudnn, [*sys.path]
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield calls
+    try:
+        assert calls == []
+        assert sys.excepthook is hook
+        assert sys.path == path
+        assert cudnn.benchmark
+        assert not cudnn.deterministic
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_the_process_stays_the_callers(folders: Folders, tmp_path: Path, process: list[tuple[int, int]]) -> None:
+    """Its hook for errors, its allocator, its paths and torch's flags; after a failure too."""
+    data, output = folders
+    pairs = [(data / f"image_{n}.nii.gz", data / f"label_{n}.nii.gz") for n in (0, 1)]
+    simcvd_bundle.train(pairs, output_dir=tmp_path / "run", **SETTINGS)
+    simcvd_bundle.Segmenter(output / "model.pt", **SETTINGS)
+    with pytest.raises(ValueError, match="do not fit"):
+        simcvd_bundle.Segmenter(output / "model.pt", **SETTINGS, in_channels=3)
+    with pytest.raises(ValueError, match="cannot be used"):
+        simcvd_bundle.train([pairs[0], pairs[1][::-1]], output_dir=tmp_path / "run", **SETTINGS)
+
+
+def test_a_command_has_the_allocator_keep_memory(run_bundle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above misses would be no setting of ours otherwise."""
+    names: list[int] = []
+    libc = SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda name, _: names.append(name) or 1)
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    run_bundle("train.json", **{"validate::dataset::data": []})
+    assert names == [memory.M_MMAP_MAX, memory.M_TRIM_THRESHOLD, memory.M_TOP_PAD]
+
+
+def test_training_writes_below_its_folder_only(folders: Folders, tmp_path: Path) -> None:
+    """The bundle's own weights are others' too."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(ROOT / "configs", bundle / "configs")
+    (bundle / "models").mkdir()
+    (bundle / "models" / "model.pt").write_bytes(b"shipped")
+    before = {path: path.is_file() and path.read_bytes() for path in bundle.rglob("*")}
+    pair = (folders[0] / "image_0.nii.gz", folders[0] / "label_0.nii.gz")
+    for _ in range(2):
+        simcvd_bundle.train([pair], output_dir=tmp_path / "run", bundle_root=bundle, **SETTINGS)
+    assert {path: path.is_file() and path.read_bytes() for path in bundle.rglob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock", "cache", "checkpoints", "model.pt", "previous_1", "tensorboard",
+    ]  # fmt: skip
+
+
+def test_what_only_a_training_reads_is_no_error_after_it(folders: Folders, tmp_path: Path) -> None:
+    """Ids with ``#``, an overlay that changes a part of the training, or that brings an id of its own."""
+    overlay = tmp_path / "overlay.json"
+    content = {"train#trainer#amp_kwargs": {"enabled": False}, "my_rate": 0.02, "learning_rate": "@my_rate"}
+    overlay.write_text(json.dumps(content))
+    pair = (folders[0] / "image_0.nii.gz", folders[0] / "label_0.nii.gz")
+    settings = {**SETTINGS, "train#trainer#max_epochs": 1, "network_def#dropout": 0.25}
+    model = simcvd_bundle.train([pair], output_dir=tmp_path / "run", overlays=[overlay], **settings)
+    assert model.network.dropout.p == 0.25  # type: ignore[union-attr]
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint_1.pt").is_file()
+    again = simcvd_bundle.Segmenter(tmp_path / "run" / "model.pt", **settings)
+    weights = again.network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_a_mistake_of_the_inference_comes_up_before_the_training(folders: Folders, tmp_path: Path) -> None:
+    """Without validation the training itself never reads this."""
+    pair = (folders[0] / "image_0.nii.gz", folders[0] / "label_0.nii.gz")
+    with pytest.raises(ValueError, match="inference_mode must be 'window' or 'fast', got 'slow'"):
+        simcvd_bundle.train([pair], output_dir=tmp_path / "run", inference_mode="slow", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_prediction_is_on_the_cpu(folders: Folders) -> None:
+    model = simcvd_bundle.Segmenter(folders[1] / "model.pt", **{**SETTINGS, "device": "cuda"})
+    result = model.predict(folders[0] / "image_6.nii.gz", dropout_samples=2)
+    for array in (result.mask, result.probability, result.sdm, result.uncertainty):
+        assert array is not None
+        assert array.device.type == "cpu"
+
+
 def test_import_is_cheap_and_needs_no_configs() -> None:
     """As from a wheel: torch and MONAI come with the first use."""
     code = (
@@ -152,7 +320,7 @@ def test_import_is_cheap_and_needs_no_configs() -> None:
 def test_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     for line, shorter in (
-        ("iterations=100", "iterations=2, ckpt_dir='models', cache_dir='cache'"),
+        ("iterations=100", "iterations=2"),
         ("dropout_samples=10", "dropout_samples=2"),
         ('"inference_mode": "fast"', '"inference_mode": "fast", "network_def::base_channels": 2'),
     ):

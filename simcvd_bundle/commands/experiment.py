@@ -212,12 +212,10 @@ def check_evaluation(run: Run, eval_section: str, inference_mode: str) -> None:
     chosen = {"bundle_root": str(BUNDLE_ROOT), "eval_section": eval_section, "inference_mode": inference_mode}
     parser = _config([*run.files, EVALUATE], {**run.overrides, **chosen})
     try:
-        cases = parser.get_parsed_content("validate::dataset::data")
+        parser.get_parsed_content("validate::dataset::data")
         parser.get_parsed_content("validate::inferer")
     except Exception as error:  # MONAI wraps what our functions raised
         raise ValueError(f"{run.name} cannot be evaluated: {root_cause(error)}") from error
-    if not cases:
-        raise ValueError(f"{run.name} has no case in section {eval_section!r}: choose another eval_section, or none.")
 
 
 def visible_devices() -> list[str | None]:
@@ -226,7 +224,7 @@ def visible_devices() -> list[str | None]:
     if count < 2:
         return [None]
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [part.strip() for part in given.split(",")][:count] if given else [str(number) for number in range(count)]
+    return [*(given.split(",")[:count] if given else map(str, range(count)))]
 
 
 def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None) -> bool:
@@ -259,7 +257,8 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
         if not _bundle("evaluating", [*run.files, EVALUATE], arguments, folder, device):
             return False
     score = json.loads((target / "summary.json").read_text(encoding="utf-8"))["overall"]["dice"]
-    logger.info("%s: Dice %.4f +- %.4f (%s, %s)", run.name, score["mean"], score["std"], eval_section, inference_mode)
+    dice = "undefined, as all masks are empty" if score["n"] == 0 else f"{score['mean']:.4f} +- {score['std']:.4f}"
+    logger.info("%s: Dice %s (%s, %s)", run.name, dice, eval_section, inference_mode)
     return True
 
 

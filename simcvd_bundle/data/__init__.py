@@ -1,9 +1,9 @@
 """From files to batches: datalists, cases, the cache, transforms, phantoms."""
 
-from simcvd_bundle.data.batches import TwoStreamBatchSampler, case_share, collate_two_streams, prepare_batch
+from simcvd_bundle.data.batches import StreamBatchSampler, case_share, collate_streams, prepare_batch
 from simcvd_bundle.data.cache import DiskCacheDataset
-from simcvd_bundle.data.cases import CheckedDataset, SkippedCases, check_all
-from simcvd_bundle.data.datalists import find_images, find_unlabeled, load_datalist
+from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
+from simcvd_bundle.data.datalists import common_folder, find_images, find_unlabeled, load_datalist
 from simcvd_bundle.data.phantoms import phantom_dataset
 from simcvd_bundle.data.transforms import ClassIndicesd, FileValuesd, SignedDistanceMapd
 
@@ -14,10 +14,10 @@ __all__ = [
     "FileValuesd",
     "SignedDistanceMapd",
     "SkippedCases",
-    "TwoStreamBatchSampler",
+    "StreamBatchSampler",
     "case_share",
-    "check_all",
-    "collate_two_streams",
+    "collate_streams",
+    "common_folder",
     "find_images",
     "find_unlabeled",
     "load_datalist",

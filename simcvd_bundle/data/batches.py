@@ -1,4 +1,4 @@
-"""The two-stream batch sampler: labelled patches first, unlabelled patches after them."""
+"""Batches of named streams: which cases a batch holds, and how their patches are put together."""
 
 from __future__ import annotations
 
@@ -12,34 +12,10 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-
-def collate_two_streams(items: Sequence[Mapping[str, Any]], labeled_batch_size: int) -> dict[str, Tensor]:
-    """Stack the images of all items, and ``label`` and ``sdm`` of the labelled ones, which come first.
-
-    Args:
-        items: ``image`` ``(channels, H, W, D)``; the first ``labeled_batch_size`` also ``label`` and ``sdm``.
-        labeled_batch_size: number of labelled items.
-
-    Returns:
-        Plain tensors ``image`` ``(B, channels, H, W, D)``, ``label`` ``(L, 1, H, W, D)``, ``sdm`` ``(L, C, H, W, D)``.
-    """
-
-    def stack(key: str, chosen: Sequence[Mapping[str, Any]]) -> Tensor:
-        return torch.stack([convert_to_tensor(item[key], track_meta=False) for item in chosen])
-
-    labeled = items[:labeled_batch_size]
-    return {"image": stack("image", items), "label": stack("label", labeled), "sdm": stack("sdm", labeled)}
-
-
-def prepare_batch(
-    batch: Mapping[str, Tensor], device: torch.device | str | None = None, non_blocking: bool = False, **to: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Move a collated batch to ``device``: the image, and ``label`` and ``sdm`` as the loss's target."""
-    moved = {key: value.to(device=device, non_blocking=non_blocking, **to) for key, value in batch.items()}
-    return moved.pop("image"), moved
-
-
 logger = logging.getLogger(__name__)
+
+STREAMS = {"labeled": ("image", "label", "sdm"), "unlabeled": ("image",)}
+"""The streams that a batch may have, in their order, and the entries that a patch of each brings."""
 
 
 class SampleIndex(NamedTuple):
@@ -67,18 +43,38 @@ def case_share(dataset: Dataset[Any], rank: int = 0, world_size: int = 1) -> ran
     return range(size) if size < world_size else range(rank, size, world_size)
 
 
-class TwoStreamBatchSampler(Sampler[list[SampleIndex]]):
-    """Batches of ``labeled_batch_size`` labelled and ``unlabeled_batch_size`` unlabelled cases, in this order.
+def used_streams(streams: Mapping[str, int]) -> dict[str, int]:
+    """Streams with at least one patch a batch, in the order of ``STREAMS``.
 
-    Each stream runs through its cases in a new random order every time round, and never ends. What a batch holds, the
-    seeds of its transforms included, is a pure function of the seed and the iteration: a resumed run, any number of
-    loader workers and any prefetching see the same batches. Without unlabelled cases the labelled ones feed both
-    streams.
+    Args:
+        streams: patches a batch and process by stream.
+
+    Raises:
+        ValueError: when a stream is unknown, a size is no integer of at least 0, or all are 0.
+    """
+    unknown = streams.keys() - STREAMS.keys()
+    if unknown:
+        raise ValueError(f"streams names {', '.join(sorted(unknown))}: the known ones are {', '.join(STREAMS)}.")
+    for name, size in streams.items():
+        if type(size) is not int or size < 0:
+            raise ValueError(f"{name}_batch_size is {size!r}, but must be an integer of at least 0.")
+    used = {name: streams[name] for name in STREAMS if streams.get(name, 0) > 0}
+    if not used:
+        raise ValueError("A batch would be empty: set labeled_batch_size or unlabeled_batch_size to at least 1.")
+    return used
+
+
+class StreamBatchSampler(Sampler[list[SampleIndex]]):
+    """Batches of one or more streams, each with its own number of patches, one stream after the other.
+
+    The stream ``labeled`` draws from the cases with a label, ``unlabeled`` from those without; where there are none of
+    these, the labelled cases feed it too. Each stream runs through its cases in a new random order every time round,
+    and never ends. What a batch holds, the seeds of its transforms included, is a pure function of the seed and the
+    iteration: a resumed run, any number of loader workers and any prefetching see the same batches.
 
     Args:
         dataset: its ``data`` is the datalist; an item with a ``label`` is labelled.
-        labeled_batch_size: labelled patches a batch and process.
-        unlabeled_batch_size: unlabelled patches a batch and process, 0 for supervised training.
+        streams: patches a batch and process by stream; one of size 0 is left out.
         num_iterations: iterations of the whole training.
         seed: seed of the orders and of the transforms.
         rank: this process among ``world_size``; the global batch is cut into equal shares without overlap.
@@ -88,36 +84,30 @@ class TwoStreamBatchSampler(Sampler[list[SampleIndex]]):
         start: iteration to begin with, set when a run is resumed.
 
     Raises:
-        ValueError: when a size is out of its range or the dataset has no labelled case.
+        ValueError: when a stream, a size or the rank is out of its range, or a stream has no case.
     """
 
     def __init__(
         self,
         dataset: Dataset[Any],
-        labeled_batch_size: int,
-        unlabeled_batch_size: int,
+        streams: Mapping[str, int],
         num_iterations: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if labeled_batch_size < 1 or unlabeled_batch_size < 0:
-            raise ValueError(
-                "labeled_batch_size must be at least 1 and unlabeled_batch_size at least 0, "
-                f"got {labeled_batch_size} and {unlabeled_batch_size}."
-            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0 .. world_size - 1, got rank {rank} of {world_size}.")
-        items: Sequence[Mapping[str, Any]] = dataset.data  # type: ignore[attr-defined]
-        self.labeled = [i for i, item in enumerate(items) if item.get("label") is not None]
-        self.unlabeled = [i for i, item in enumerate(items) if item.get("label") is None]
-        if not self.labeled:
-            raise ValueError("The training datalist has no labelled case: give at least one item a `label`.")
-        logger.info("labeled images=%d, unlabeled images=%d", len(self.labeled), len(self.unlabeled))
-        if not self.unlabeled and unlabeled_batch_size:
+        self.sizes = used_streams(streams)
+        self.cases: Sequence[Mapping[str, Any]] = dataset.data  # type: ignore[attr-defined]
+        labeled = [i for i, item in enumerate(self.cases) if item.get("label") is not None]
+        unlabeled = [i for i, item in enumerate(self.cases) if item.get("label") is None]
+        logger.info("labeled images=%d, unlabeled images=%d", len(labeled), len(unlabeled))
+        if "unlabeled" in self.sizes and not unlabeled:
             logger.info("No unlabeled image: the labeled ones feed the unsupervised terms too.")
-        self.labeled_batch_size = labeled_batch_size
-        self.unlabeled_batch_size = unlabeled_batch_size
+        self.pools = {"labeled": labeled, "unlabeled": unlabeled or labeled}
+        if "labeled" in self.sizes and not labeled:
+            raise ValueError("The training datalist has no labelled case: give at least one item a `label`.")
         self.num_iterations = num_iterations
         self.seed = seed
         self.rank = rank
@@ -135,14 +125,47 @@ class TwoStreamBatchSampler(Sampler[list[SampleIndex]]):
 
     def batch(self, iteration: int) -> list[SampleIndex]:
         """Batch of one iteration (from 0) on this rank."""
-        pools = (self.labeled, self.unlabeled or self.labeled)
-        sizes = (self.labeled_batch_size, self.unlabeled_batch_size)
         batch = []
-        for stream, (pool, size) in enumerate(zip(pools, sizes, strict=True)):
+        for number, stream in enumerate(STREAMS):  # a stream draws the same whatever the others do
+            size, pool = self.sizes.get(stream, 0), self.pools[stream]
             first = (iteration * self.world_size + self.rank) * size
             for position in range(first, first + size):
                 round_number, place = divmod(position, len(pool))
-                order = np.random.default_rng([self.seed, stream, round_number]).permutation(len(pool))
-                seed = np.random.SeedSequence([self.seed, stream, position]).generate_state(1)[0]
+                order = np.random.default_rng([self.seed, number, round_number]).permutation(len(pool))
+                seed = np.random.SeedSequence([self.seed, number, position]).generate_state(1)[0]
                 batch.append(SampleIndex(pool[order[place]], int(seed)))
         return batch
+
+
+def collate_streams(items: Sequence[Mapping[str, Any]], streams: Mapping[str, int]) -> dict[str, dict[str, Tensor]]:
+    """Stack the patches of each stream.
+
+    Args:
+        items: patches, stream after stream: ``image`` ``(channels, H, W, D)``; those of ``labeled`` also ``label``
+            ``(1, H, W, D)`` and ``sdm`` ``(C, H, W, D)``.
+        streams: patches by stream, as for the sampler.
+
+    Returns:
+        Plain tensors by stream and entry, such as ``["labeled"]["image"]`` ``(B, channels, H, W, D)``.
+    """
+    batch, first = {}, 0
+    for stream, size in used_streams(streams).items():
+        chosen = items[first : first + size]
+        batch[stream] = {
+            key: torch.stack([convert_to_tensor(item[key], track_meta=False) for item in chosen])
+            for key in STREAMS[stream]
+        }
+        first += size
+    return batch
+
+
+def prepare_batch(
+    batch: Mapping[str, Mapping[str, Tensor]], device: torch.device | str | None = None, non_blocking: bool = False,
+    **to: Any,
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:  # fmt: skip
+    """Move a collated batch to ``device``: the images by stream, and the other entries as the loss's target."""
+    target = {
+        stream: {key: value.to(device=device, non_blocking=non_blocking, **to) for key, value in entries.items()}
+        for stream, entries in batch.items()
+    }
+    return {stream: entries.pop("image") for stream, entries in target.items()}, target

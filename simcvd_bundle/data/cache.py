@@ -1,10 +1,12 @@
-"""The dataset of whole volumes, cached on disk, and the collation of a two-stream batch."""
+"""The dataset of whole volumes, cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import pickle
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +25,9 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from tqdm import tqdm
 
+import simcvd_bundle
 from simcvd_bundle.data.batches import SampleIndex
-from simcvd_bundle.data.cases import CheckedDataset, problem, raise_all
+from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
 from simcvd_bundle.utils.atomic import atomically
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,8 @@ class DiskCacheDataset(Dataset):
     All cases are prepared and checked (``check_case``) when the dataset is made, so a bad one ends the run before
     training starts. From then on a sample costs the reading of its file (the system keeps what fits into memory),
     whatever the number of cases, and a second start finds the files. A file belongs to one case, the size and time of
-    its source files, and the deterministic transforms; when one of these changes another file is made. The folder can
-    be deleted at any time; a damaged file is made anew.
+    its source files, and the deterministic transforms, their code included; when one of these changes another file is
+    made. The folder can be deleted at any time; a damaged file is made anew.
 
     Several processes share the work: each prepares its part, then, on a machine that does not see the files of the
     others, its part among the processes of that machine.
@@ -79,13 +82,14 @@ class DiskCacheDataset(Dataset):
         )
         self.folder = Path(cache_dir)
         try:
-            deterministic = pickle.dumps(transform.transforms[: self.first_random])
+            deterministic = _with_code(transform.transforms[: self.first_random])
         except (pickle.PicklingError, AttributeError, TypeError):
-            logger.info("The deterministic transforms hold a lambda: the cache serves this run only.")
+            logger.info("The deterministic transforms hold a lambda or code of a notebook: the cache serves this run.")
             deterministic = b""
             self.temporary = tempfile.TemporaryDirectory(prefix=".once_", dir=self._made(self.folder))
             self.folder = Path(self.temporary.name)
-        key = hashlib.sha256(f"{monai.__version__} {in_channels} {num_classes}".encode() + deterministic)
+        versions = f"{monai.__version__} {simcvd_bundle.__version__}"
+        key = hashlib.sha256(f"{versions} {in_channels} {num_classes}".encode() + deterministic)
         self.files = [self.folder / f"{_digest(item, key)}.pt" for item in data]
         # the last round is for a folder that even the processes of one machine do not share
         shares = [(idist.get_rank(), idist.get_world_size()), (idist.get_local_rank(), idist.get_nproc_per_node())]
@@ -142,6 +146,38 @@ class DiskCacheDataset(Dataset):
         firsts = [int(random.integers(max(size - most, 0) + 1)) for size, most in zip(shape, region, strict=True)]
         box = (slice(None), *(slice(first, first + most) for first, most in zip(firsts, region, strict=True)))
         return {key: value[box] if isinstance(value, Tensor) else value for key, value in item.items()}
+
+
+class _NotingModules(pickle.Pickler):
+    """A pickler that notes the modules of all objects, classes and functions in what it writes."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+
+    def persistent_id(self, value: Any) -> None:
+        """Note the module of a value; ``None`` has the value pickled as usual."""
+        module = getattr(value, "__module__", None)
+        if isinstance(module, str):
+            self.modules.add(module)
+
+
+def _with_code(transforms: Sequence[Any]) -> bytes:
+    """Transforms and their arguments, and the source of the modules that they, the checks and this cache come from.
+
+    Raises:
+        pickle.PicklingError: when they cannot be told from others (so may ``AttributeError`` and ``TypeError`` do).
+    """
+    content = io.BytesIO()
+    pickler = _NotingModules(content)
+    pickler.dump(transforms)
+    for name in sorted({*pickler.modules, check_case.__module__, __name__}):
+        source = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if source.suffix == ".py" and source.is_file():
+            content.write(source.read_bytes())
+        elif name == "__main__":
+            raise pickle.PicklingError("The code was typed, not read from a file.")
+    return content.getvalue()
 
 
 def _digest(item: Any, key: Any) -> str:

@@ -112,12 +112,11 @@ def _compare_grids(image: tuple[Any, Any], label: tuple[Any, Any]) -> None:
 
 
 def case_name(item: Any) -> str:
-    """The file or files of an item's image, or the image as text."""
+    """The file or files of an item's image; the shape of one that comes from no file."""
     image = item.get("image", item) if isinstance(item, Mapping) else item
-    if isinstance(image, MetaTensor):
-        image = image.meta.get("filename_or_obj", "")
-    elif isinstance(image, Tensor):
-        return f"of shape {tuple(image.shape)}"
+    if isinstance(image, Tensor):
+        file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+        image = file or f"of shape {tuple(image.shape)}"
     return ", ".join(map(str, image)) if isinstance(image, list | tuple) else str(image)
 
 
@@ -135,6 +134,14 @@ class CheckedDataset(Dataset):
         super().__init__(data, transform)
         self.in_channels = in_channels
         self.num_classes = num_classes
+
+    def check(self) -> None:
+        """Load every case once, so that a bad one ends the run before training starts.
+
+        Raises:
+            ValueError: with all cases that cannot be used.
+        """
+        raise_all([problem(self.__getitem__, index) for index in range(len(self))])
 
     def _transform(self, index: int) -> Any:
         return self.prepared(index)
@@ -157,15 +164,6 @@ class SkippedCases(CheckedDataset):
             return super()._transform(index)
         except ValueError as error:
             return {"image": case_name(self.data[index]), "failure": str(first_cause(error))}
-
-
-def check_all(dataset: CheckedDataset) -> None:
-    """Load every case once, so that a bad one ends the run before training starts.
-
-    Raises:
-        ValueError: with all cases that cannot be used.
-    """
-    raise_all([problem(dataset.__getitem__, index) for index in range(len(dataset))])
 
 
 def problem(function: Callable[[int], Any], index: int) -> ValueError | None:

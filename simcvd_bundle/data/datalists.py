@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,51 +17,12 @@ from monai.data import load_decathlon_datalist
 
 from simcvd_bundle.utils.atomic import write_json
 
-
-def write_folds(
-    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
-) -> list[Path]:
-    """Write one datalist for each fold of the labelled training cases.
-
-    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
-    and the unlabelled ones; held-out images are in no part of it. Each number of labelled cases has its own files.
-
-    Args:
-        dataset_dir: folder of the data.
-        folds: number of folds, 2 to the number of labelled cases.
-        output_dir: folder to write to.
-        datalist: file name inside ``dataset_dir`` or an absolute path.
-        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
-
-    Returns:
-        The files ``N_labeled/fold_K.json`` below ``output_dir``, paths in them absolute.
-
-    Raises:
-        ValueError: when there are fewer labelled cases than folds, or a file exists with other cases.
-    """
-    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
-    labeled = [item for item in items if "label" in item]
-    unlabeled = [item for item in items if "label" not in item]
-    if not 2 <= folds <= len(labeled):
-        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
-    contents = {}
-    for fold in range(folds):
-        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
-        file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
-        contents[file] = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
-    for file, content in contents.items():
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
-            raise ValueError(
-                f"{file} is of another number of folds or another datalist: choose another output_dir for these folds."
-            )
-    for file, content in contents.items():
-        write_json(file, content)
-    return list(contents)
-
-
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+NUMBER = re.compile(r"(?<![tT])\d$|\d\d$")
+"""Endings of names that may count patients; those of T1 and T2, the weightings of MRI, do not."""
 
 LABEL_DATASTORE = "datastore_v2.json"
 """File by which a folder is known to be a local datastore of MONAI Label."""
@@ -91,8 +54,8 @@ def load_datalist(
     Raises:
         FileNotFoundError: when the datalist or a file named in it is missing.
         ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
-            of an unknown format, ``num_labeled`` exceeds the labelled items, a required label is missing, or labels are
-            required and there is no item.
+            of an unknown format, ``num_labeled`` exceeds the labelled items or leaves no item for ``unlabeled``, or a
+            required label is missing.
     """
     path = Path(dataset_dir, datalist)
     if not path.is_file():
@@ -110,9 +73,9 @@ def load_datalist(
     if not content.get(in_file):
         if optional:
             return []
-        sections = [key for key, value in content.items() if isinstance(value, list)]
+        sections = ", ".join(key for key, value in content.items() if isinstance(value, list) and value) or "none"
         raise ValueError(
-            f"The datalist {path} has no cases in section {in_file!r}; its sections are {sections}. Add cases, or "
+            f"The datalist {path} has no cases in section {in_file!r}; sections with cases: {sections}. Add cases, or "
             "choose another section."
         )
     try:
@@ -129,10 +92,10 @@ def load_datalist(
                 )
     if in_file == "training":
         items = _split(items, section, num_labeled, path)
-    if require_labels and not items:
+    if not items and not optional:
         raise ValueError(
-            f"Section {section!r} of {path} is empty: num_labeled is {num_labeled}, so no label is hidden from training. "
-            "Set num_labeled below the number of labelled cases, or choose another section."
+            f"Section {section!r} of {path} is empty, as every case with a label trains with it: set num_labeled as in "
+            "the training, or choose another section."
         )
     without = [item["image"] for item in items if item.get("label") is None]
     if require_labels and without:
@@ -192,6 +155,8 @@ def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) 
 
 def _split(items: list[Item], section: str, num_labeled: int | None, path: Path) -> list[Item]:
     known = [item for item in items if item.get("label") is not None]
+    if not known:
+        raise ValueError(f"No case in section 'training' of {path} has a label: add the labels of some, or all.")
     kept = len(known) if num_labeled is None else num_labeled
     if not isinstance(kept, int) or not 1 <= kept <= len(known):
         raise ValueError(
@@ -205,6 +170,56 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
         return labeled
     kept_ids = {id(item) for item in labeled}
     return [item if id(item) in kept_ids else {k: v for k, v in item.items() if k != "label"} for item in items]
+
+
+def common_folder(items: Sequence[Item]) -> str:
+    """The deepest folder that holds the images of all items, of several files the first; empty without items.
+
+    Results that keep their image's path below it (``data_root_dir`` of ``SaveImage``) differ where names are equal.
+    """
+    images = [item["image"][0] if isinstance(item["image"], list) else item["image"] for item in items]
+    return os.path.commonpath([os.path.dirname(image) for image in images]) if images else ""
+
+
+def write_folds(
+    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
+) -> list[Path]:
+    """Write one datalist for each fold of the labelled training cases.
+
+    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
+    and the unlabelled ones; held-out images are in no part of it. Each number of labelled cases has its own files.
+
+    Args:
+        dataset_dir: folder of the data.
+        folds: number of folds, 2 to the number of labelled cases.
+        output_dir: folder to write to.
+        datalist: file name inside ``dataset_dir`` or an absolute path.
+        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
+
+    Returns:
+        The files ``N_labeled/fold_K.json`` below ``output_dir``, paths in them absolute.
+
+    Raises:
+        ValueError: when there are fewer labelled cases than folds, or a file exists with other cases.
+    """
+    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
+    labeled = [item for item in items if "label" in item]
+    unlabeled = [item for item in items if "label" not in item]
+    if not 2 <= folds <= len(labeled):
+        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
+    contents = {}
+    for fold in range(folds):
+        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
+        file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
+        contents[file] = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
+    for file, content in contents.items():
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
+            raise ValueError(
+                f"{file} is of another number of folds or another datalist: choose another output_dir for these folds."
+            )
+    for file, content in contents.items():
+        write_json(file, content)
+    return list(contents)
 
 
 def find_images(folder: str, in_channels: int = 1) -> list[Item]:
@@ -294,24 +309,62 @@ def stem(path: Path) -> str:
 def group_channels(paths: Sequence[Path], in_channels: int) -> list[list[Path]]:
     """Put the files that are channels of one scan together: same folder and name but for the part after the last ``_``.
 
-    ``case_0000.nii.gz`` and ``case_0001.nii.gz`` are nnU-Net's two channels, ``case_flair`` and ``case_t1`` would be
-    BraTS's. The channels are in alphabetical order of that part, in training and inference alike.
+    That part is nnU-Net's number of the channel (``case_0000.nii.gz``, ``case_0001.nii.gz``) or a word (BraTS's
+    ``case_flair``, ``case_t1``), the same words for every scan. Other numbers may as well be those of patients. The
+    channels are in alphabetical order of that part, in training and inference alike.
 
     Args:
         paths: image files.
         in_channels: channels of a scan.
 
     Returns:
-        The files of each scan; a file without ``in_channels - 1`` partners stays alone (it may hold all channels).
+        The files of each scan. A file that holds several channels itself stays alone, and so does one without
+        ``in_channels - 1`` partners.
+
+    Raises:
+        ValueError: when files could be the channels of one scan or scans of their own.
     """
     groups: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(paths):
         groups.setdefault((path.parent, stem(path).rpartition("_")[0]), []).append(path)
-    scans = []
+    scans: list[list[Path]] = []
+    words: tuple[list[str], list[Path]] | None = None
     for (_, name), group in groups.items():
-        together = in_channels > 1 and name != "" and len(group) == in_channels
-        scans += [group] if together else [[path] for path in group]
+        if in_channels == 1 or name == "" or len(group) != in_channels or any(map(_has_channels, group)):
+            scans += [[path] for path in group]
+            continue
+        endings = [stem(path).rpartition("_")[2] for path in group]
+        if endings != [f"{channel:04d}" for channel in range(in_channels)]:
+            if any(map(NUMBER.search, endings)):
+                raise ValueError(_ambiguous(group, "the ending is a number"))
+            words = words or (endings, group)
+            if endings != words[0]:
+                raise ValueError(_ambiguous(group, f"{', '.join(path.name for path in words[1])} end otherwise"))
+        scans.append(group)
+    if words is not None:
+        logger.info("Files are channels of one scan by the ends of their names, in this order: %s", ", ".join(words[0]))
     return scans
+
+
+def _ambiguous(group: Sequence[Path], why: str) -> str:
+    names = ", ".join(path.name for path in group)
+    return (
+        f"{names} in {group[0].parent} could be the channels of one scan or {len(group)} scans: {why}. If they are "
+        "channels, end their names with _0000, _0001, ... or with a word for each channel, the same in all scans. If "
+        "not, give each scan all its channels, and move those that lack some."
+    )
+
+
+def _has_channels(path: Path) -> bool:
+    """Whether a file holds several channels, by its header; one that cannot be read has none."""
+    try:
+        io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+        io.SetFileName(str(path))
+        io.ReadImageInformation()
+    except (AttributeError, RuntimeError):  # no reader, or a damaged header: whoever loads the file says so
+        return False
+    further_axes = [int(io.GetDimensions(axis)) for axis in range(3, io.GetNumberOfDimensions())]
+    return int(io.GetNumberOfComponents()) * math.prod(further_axes) > 1
 
 
 def is_series(folder: Path) -> bool:

@@ -67,7 +67,8 @@ class EvaluationReport:
         self.output_dir = Path(output_dir)
         self.class_names = {int(index): class_name for index, class_name in class_names.items() if int(index) != 0}
         if not self.class_names or len(set(self.class_names.values())) < len(self.class_names):
-            raise ValueError(f"class_names must give every foreground class its own name, got {dict(class_names)}.")
+            shown = json.dumps(dict(class_names))
+            raise ValueError(f"class_names must give every foreground class its own name, got {shown}.")
         self.info = dict(info or {})
         json.dumps(self.info, allow_nan=False)  # fail now, not after the evaluation
         self.logger = logging.getLogger(name)

@@ -1,84 +1,55 @@
-"""Writing of results beside the computation of the next ones."""
+"""Batch inference in which a bad case does not stop the others, and results are written beside the computation."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
-from monai.engines import Evaluator
-from monai.transforms import SaveImaged
+from monai.engines import SupervisedEvaluator
+from monai.transforms import MapTransform, SaveImaged
 
 from simcvd_bundle.data.cases import case_name
+from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.errors import first_cause
+from simcvd_bundle.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
 
-class Failures:
-    """Collects the cases that could not be read, segmented or written, and ends the run with their list."""
+class Results:
+    """Threads that write the results of a batch, and the cases that could not be read, segmented or written.
 
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-
-    def add(self, case: str, reason: BaseException | str) -> None:
-        """Record a case; the first reason counts."""
-        text = reason if isinstance(reason, str) else f"{first_cause(reason)}" or type(reason).__name__
-        if case not in self.reasons:
-            logger.error("%s failed, going on with the next case: %s", case, text)
-        self.reasons.setdefault(case, text)
-
-    def iteration(self, engine: Evaluator, batch: Any) -> Any:
-        """One iteration of an evaluator (its ``iteration_update``), which leaves a bad case out.
-
-        Args:
-            engine: the evaluator.
-            batch: a batch of one case, or what ``SkippedCases`` gives for an unreadable one.
-        """
-        if "failure" in batch:
-            self.add(batch["image"][0], batch["failure"][0])
-            return []
-        names = case_name(batch)
-        try:
-            iterate: Callable[..., Any] = engine._iteration
-            return iterate(engine, batch)
-        except Exception as error:  # out of memory, a shape that the network cannot take, ...
-            self.add(names, error)
-            return []
-
-    def finish(self) -> None:
-        """End the run.
-
-        Raises:
-            RuntimeError: with all cases that failed, if any.
-        """
-        if self.reasons:
-            lines = "\n".join(f"  {case}: {reason}" for case, reason in self.reasons.items())
-            raise RuntimeError(
-                f"{len(self.reasons)} cases failed, all others are written. Mend or remove them and run again:\n{lines}"
-            )
-
-
-class BackgroundWriter:
-    """Threads that write files; at most ``max_pending`` results wait for them, so memory stays bounded.
+    At most ``max_pending`` results wait to be written, so memory stays bounded.
 
     Args:
-        failures: where a case is recorded whose file cannot be written.
         num_threads: number of threads.
         max_pending: results in memory before the next one has to wait.
     """
 
-    def __init__(self, failures: Failures, num_threads: int = 2, max_pending: int = 4) -> None:
-        self.failures = failures
+    def __init__(self, num_threads: int = 2, max_pending: int = 4) -> None:
+        self.reasons: dict[str, str] = {}
         self.threads = ThreadPoolExecutor(num_threads)
         self.max_pending = max_pending
         self.pending: deque[tuple[str, Future[Any]]] = deque()
+
+    def attach(self, engine: Engine) -> None:
+        """Wait for the results when the engine has seen all cases, before the handlers that come later."""
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def fail(self, case: str, reason: BaseException | str) -> None:
+        """Record a case as bad; the first reason counts."""
+        text = reason if isinstance(reason, str) else f"{first_cause(reason)}" or type(reason).__name__
+        if case not in self.reasons:
+            logger.error("%s failed, going on with the next case: %s", case, text)
+        self.reasons.setdefault(case, text)
 
     def submit(self, case: str, function: Any, *args: Any) -> None:
         """Call ``function`` in a thread, for the case of this name."""
@@ -87,15 +58,88 @@ class BackgroundWriter:
         self.pending.append((case, self.threads.submit(function, *args)))
 
     def finish(self) -> None:
-        """Wait until all is written."""
+        """Wait until all is written.
+
+        Raises:
+            RuntimeError: with all cases that failed, if any.
+        """
         while self.pending:
             self._wait()
+        if self.reasons:
+            lines = "\n".join(f"  {case}: {reason}" for case, reason in self.reasons.items())
+            raise RuntimeError(
+                f"{len(self.reasons)} cases failed, all others are written. Mend or remove them and run again:\n{lines}"
+            )
 
     def _wait(self) -> None:
         case, future = self.pending.popleft()
         error = future.exception()
         if error is not None:
-            self.failures.add(case, error)
+            self.fail(case, error)
+
+
+class BatchEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator, but a bad case is recorded, and the run ends with the results.
+
+    Args:
+        results: where a case is recorded.
+        **kwargs: as for ``SupervisedEvaluator``; batches hold one case.
+    """
+
+    def __init__(self, results: Results, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.results = results
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Segment all cases.
+
+        Raises:
+            RuntimeError: at the end, with all cases that failed, if any.
+        """
+        keep_freed_memory()
+        super().run(global_epoch)
+        self.results.finish()
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
+        if "failure" in batchdata:  # what SkippedCases gives for an unreadable case
+            self.results.fail(batchdata["image"][0], batchdata["failure"][0])
+            return []
+        name = case_name(batchdata)
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:  # out of memory, a shape that the network cannot take, ...
+            self.results.fail(name, error)
+            return []
+
+
+class MaskAndMapsd(MapTransform):
+    """Part what inferers give: the mask under the key itself, probabilities and signed distance maps beside it.
+
+    Args:
+        keys: ``(C + 1, *spatial)`` or, with signed distance maps, ``(2 C + 1, *spatial)``.
+        num_classes: number of foreground classes ``C``.
+        keep_probability: keep the probabilities; without them a case takes a fraction of the memory.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int, keep_probability: bool = False) -> None:
+        super().__init__(keys)
+        self.num_classes = num_classes
+        self.keep_probability = keep_probability
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return ``data`` with the key as the most probable of background and classes ``(1, *spatial)``, uint8.
+
+        ``probability``, if kept, has the foreground classes ``(C, *spatial)``; ``sdm``, if there are such maps, too.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            probability, sdm = split_output(result[key], self.num_classes)
+            result[key] = probability.argmax(0, keepdim=True).byte()
+            if self.keep_probability:
+                result["probability"] = probability[1:]
+            if len(sdm):
+                result["sdm"] = sdm
+        return result
 
 
 class AtomicNibabelWriter(NibabelWriter):
@@ -118,22 +162,27 @@ class AtomicNibabelWriter(NibabelWriter):
             logger.info("Wrote %s", filename)
 
 
-class SaveInBackgroundd(SaveImaged):
-    """MONAI's ``SaveImaged`` in the threads of a writer, whose ``finish`` belongs at the end of the run.
+class SaveResultd(SaveImaged):
+    """MONAI's ``SaveImaged`` in the threads of ``Results``; files are ``NAME_POSTFIX.nii.gz`` on the scan's grid.
 
     Args:
-        writer: the writer.
+        results: the threads.
         keys: as for ``SaveImaged``.
+        output_dir: folder of the files.
+        postfix: end of the names.
         **kwargs: as for ``SaveImaged``.
     """
 
-    def __init__(self, writer: BackgroundWriter, keys: KeysCollection, **kwargs: Any) -> None:
-        super().__init__(keys, writer=AtomicNibabelWriter, **kwargs)
-        self.writer = writer
+    def __init__(self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, **kwargs: Any) -> None:
+        super().__init__(
+            keys, writer=AtomicNibabelWriter, output_dir=output_dir, output_postfix=postfix, resample=False,
+            separate_folder=False, **kwargs,
+        )  # fmt: skip
+        self.results = results
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Queue the arrays of the keys for writing and return ``data`` as it is."""
-        self.writer.submit(case_name(data), self._save, dict(data))
+        self.results.submit(case_name(data), self._save, dict(data))
         return dict(data)
 
     def _save(self, data: dict[Hashable, Any]) -> None:

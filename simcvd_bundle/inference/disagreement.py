@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simcvd_bundle.networks.vnet import split_output
+
 
 def mask_disagreement(pred: Tensor) -> float:
     """One minus the overlap of the mask by probability and the mask by signed distance, mean over the classes.
@@ -23,11 +25,12 @@ def mask_disagreement(pred: Tensor) -> float:
         network than about the image.
     """
     num_classes = len(pred) // 2
-    by_probability = pred[: num_classes + 1].argmax(0)
+    probability, sdm = split_output(pred, num_classes)
+    by_probability = probability.argmax(0)
     scores = []
     for number in range(1, num_classes + 1):
         mask = (by_probability == number).flatten()
         size = int(mask.sum())
-        deepest = pred[num_classes + number].flatten().topk(size, largest=False).indices
+        deepest = sdm[number - 1].flatten().topk(size, largest=False).indices
         scores.append(1 - int(mask[deepest].sum()) / size if size else 1.0)
     return float(torch.tensor(scores).mean())

@@ -46,12 +46,12 @@ class WindowInferer(SlidingWindowInferer):
         stride: step between windows in voxels, per axis.
         sw_batch_size: windows a forward pass.
         with_sdm: append the SDM channels to the probabilities.
-        precision: one of ``PRECISIONS``.
+        precision: one of ``PRECISIONS`` or ``"auto"``.
     """
 
     def __init__(
         self, roi_size: Sequence[int], stride: Sequence[int], sw_batch_size: int = 4, with_sdm: bool = False,
-        precision: str = "float32",
+        precision: str = "auto",
     ) -> None:  # fmt: skip
         if len(stride) != len(roi_size) or any(not 1 <= s <= r for s, r in zip(stride, roi_size, strict=True)):
             raise ValueError(f"window_stride must lie between 1 and the patch_size {roi_size} on each axis: {stride}.")
@@ -81,19 +81,17 @@ class WholeSliceInferer(Inferer):
         window: the patch size of the training; smaller volumes are zero-padded to it, as in training.
         max_voxels: voxels of one pass at most; it takes 200 to 300 bytes a voxel in bfloat16, twice that in float32.
         with_sdm: append the SDM channels to the probabilities.
-        precision: one of ``PRECISIONS``.
+        precision: one of ``PRECISIONS`` or ``"auto"``.
     """
 
     def __init__(
-        self, window: Sequence[int], max_voxels: int = 2**23, with_sdm: bool = False, precision: str = "float32"
+        self, window: Sequence[int], max_voxels: int = 2**23, with_sdm: bool = False, precision: str = "auto"
     ) -> None:
         super().__init__()
         self.window = list(window)
         self.max_voxels = max_voxels
         self.with_sdm = with_sdm
         self.precision = known_precision(precision)
-        stride = [max(1, 3 * size // 4) for size in window]
-        self.windows = WindowInferer(window, stride, with_sdm=with_sdm, precision=precision)
         self.folded: tuple[nn.Module, Any, nn.Module] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -106,7 +104,9 @@ class WholeSliceInferer(Inferer):
                 "segmenting in windows of %s.",
                 *shape[:2], self.max_voxels, " x ".join(map(str, self.window)),
             )  # fmt: skip
-            return self.windows(inputs, network)
+            stride = [max(1, 3 * size // 4) for size in self.window]
+            windows = WindowInferer(self.window, stride, with_sdm=self.with_sdm, precision=self.precision)
+            return windows(inputs, network)
         lows = [(large - size) // 2 for large, size in zip(padded, shape, strict=True)]
         pads = [(low, large - size - low) for low, large, size in zip(lows, padded, shape, strict=True)]
         images = F.pad(convert_to_tensor(inputs, track_meta=False), [n for pair in reversed(pads) for n in pair])
@@ -144,7 +144,7 @@ def make_inferer(
     stride: Sequence[int],
     fast_max_voxels: int = 2**23,
     with_sdm: bool = False,
-    precision: str = "float32",
+    precision: str = "auto",
 ) -> Inferer:
     """Inferer of ``inference_mode``: ``"window"`` (the paper's sliding window) or ``"fast"`` (whole slices).
 
@@ -154,7 +154,7 @@ def make_inferer(
         stride: step between the windows of mode ``"window"``.
         fast_max_voxels: voxels of one pass of mode ``"fast"`` at most.
         with_sdm: append the SDM channels to the probabilities.
-        precision: one of ``PRECISIONS``.
+        precision: one of ``PRECISIONS`` or ``"auto"``.
 
     Raises:
         ValueError: for another mode.

@@ -1,11 +1,12 @@
-"""The losses of SimCVD, one file per term, and their weighted sum."""
+"""The losses, one file a term, and their weighted sum."""
 
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
+from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.segmentation import SegmentationLoss
 from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
-from simcvd_bundle.losses.simcvd import SimCVDLoss
+from simcvd_bundle.losses.weighted import WeightedTerms
 
 __all__ = [
     "BoundaryContrastiveLoss",
@@ -13,5 +14,6 @@ __all__ = [
     "PairwiseDistillationLoss",
     "SegmentationLoss",
     "SignedDistanceLoss",
-    "SimCVDLoss",
+    "WeightedTerms",
+    "info_nce",
 ]

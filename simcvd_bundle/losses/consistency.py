@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,17 +26,16 @@ class ConsistencyLoss(nn.Module):
         self.include_sdm = include_sdm
 
     @in_float32
-    def forward(self, logits: Tensor, sdm: Tensor, teacher_logits: Tensor, teacher_sdm: Tensor) -> Tensor:
+    def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Loss of two predictions of the same patches.
 
         Args:
-            logits: student's logits ``(B, C + 1, H, W, D)``.
-            sdm: student's signed distance maps ``(B, C, H, W, D)``.
-            teacher_logits: as ``logits``; detached here.
-            teacher_sdm: as ``sdm``; detached here.
+            pred: ``logits`` ``(B, C + 1, H, W, D)`` and ``teacher_logits``, detached here; with ``include_sdm`` also
+                ``sdm`` ``(B, C, H, W, D)`` and ``teacher_sdm``.
+            target: not read.
 
         Returns:
             Scalar, float32, mean over batch, channels and voxels; 0 for equal predictions.
         """
-        loss = F.mse_loss(logits.softmax(1), teacher_logits.detach().softmax(1))
-        return loss + F.mse_loss(sdm, teacher_sdm.detach()) if self.include_sdm else loss
+        loss = F.mse_loss(pred["logits"].softmax(1), pred["teacher_logits"].detach().softmax(1))
+        return loss + F.mse_loss(pred["sdm"], pred["teacher_sdm"].detach()) if self.include_sdm else loss

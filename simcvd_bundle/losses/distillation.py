@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,23 +35,24 @@ class PairwiseDistillationLoss(nn.Module):
         self.temperature = temperature
 
     @in_float32
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Loss of two feature maps.
 
         Args:
-            student: ``(B, C, *spatial)``.
-            teacher: ``(B, C, *spatial)``; detached here.
+            pred: ``features`` ``(B, C, *spatial)`` and ``teacher_features``, detached here.
+            target: not read.
 
         Returns:
             Scalar, float32.
         """
+        student, teacher = pred["features"], pred["teacher_features"].detach()
         if student.dim() < 3 or student.shape != teacher.shape or student.numel() == 0:
             raise ValueError(
                 "PairwiseDistillationLoss expects two equal, non-empty feature maps of shape (B, C, *spatial), "
                 f"got {list(student.shape)} and {list(teacher.shape)}."
             )
         voxels_student = F.normalize(student.flatten(2), dim=1)
-        voxels_teacher = F.normalize(teacher.detach().flatten(2), dim=1)
+        voxels_teacher = F.normalize(teacher.flatten(2), dim=1)
         cosines = torch.einsum("bcj,bck->bjk", voxels_student, voxels_teacher) / self.temperature
         same_voxel = torch.arange(cosines.shape[1], device=cosines.device).expand(len(cosines), -1)
         return F.cross_entropy(cosines.flatten(0, 1), same_voxel.flatten())

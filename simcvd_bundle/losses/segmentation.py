@@ -1,6 +1,8 @@
-"""The two supervised terms of equation (1), on labelled data."""
+"""The segmentation loss, the first supervised term of equation (1)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
@@ -32,15 +34,15 @@ class SegmentationLoss(nn.Module):
         )
 
     @in_float32
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+    def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Loss of labelled patches.
 
         Args:
-            logits: ``(B, C + 1, H, W, D)``.
-            label: ``(B, 1, H, W, D)``, class indices 0 to C.
+            pred: ``logits`` ``(B, C + 1, H, W, D)``.
+            target: ``label`` ``(B, 1, H, W, D)``, class indices 0 to C.
 
         Returns:
             Scalar, float32.
         """
-        loss: Tensor = self.dice_ce(logits, label)
+        loss: Tensor = self.dice_ce(pred["logits"], target["label"])
         return loss

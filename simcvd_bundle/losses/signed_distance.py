@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,9 +11,20 @@ from simcvd_bundle.utils.precision import in_float32
 
 
 class SignedDistanceLoss(nn.Module):
-    """Mean squared error of the predicted signed distance maps, the second term of eq. (1)."""
+    """Mean squared error of the predicted signed distance maps, the second term of eq. (1).
+
+    Source: You et al., IEEE TMI 2022, doi:10.1109/TMI.2022.3161829.
+    """
 
     @in_float32
-    def forward(self, sdm: Tensor, target: Tensor) -> Tensor:
-        """Loss of labelled patches; both ``(B, C, H, W, D)`` in [-1, 1]. Returns a float32 scalar."""
-        return F.mse_loss(sdm, target)
+    def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+        """Loss of labelled patches.
+
+        Args:
+            pred: ``sdm`` ``(B, C, H, W, D)`` in [-1, 1].
+            target: ``sdm``, the same of the labels.
+
+        Returns:
+            Scalar, float32.
+        """
+        return F.mse_loss(pred["sdm"], target["sdm"])

@@ -1,4 +1,4 @@
-"""The two networks of SimCVD: the V-Net with a segmentation and an SDM branch, and the projection head."""
+"""The V-Net with a segmentation and an SDM branch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ class VNetOutput(NamedTuple):
     logits: Tensor
     sdm: Tensor
     features: Tensor
+
+
+def split_output(pred: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Part what inferers give for one volume.
+
+    Args:
+        pred: ``(C + 1, *spatial)`` or, with signed distance maps, ``(2 C + 1, *spatial)``.
+        num_classes: number of foreground classes ``C``.
+
+    Returns:
+        Probabilities of background and classes ``(C + 1, *spatial)``, and signed distance maps ``(C, *spatial)`` or
+        none ``(0, *spatial)``.
+    """
+    return pred[: num_classes + 1], pred[num_classes + 1 :]
 
 
 def conv_block(channels_in: int, channels_out: int, depth: int, kernel_size: Sequence[int]) -> nn.Sequential:
@@ -125,35 +139,46 @@ class VNet(nn.Module):
         """
         if x.dim() != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"VNet expects an image of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}.")
-        pads: list[int] = []
-        for axis in range(4, 1, -1):  # F.pad counts axes from the last
-            missing = -x.shape[axis] % self.multiples[axis - 2]  # four strided convolutions
-            pads += [missing // 2, missing - missing // 2]
-        features, decoded = self.decode(F.pad(x, pads))
-        decoded = decoded[
-            ...,
-            pads[4] : decoded.shape[2] - pads[5],
-            pads[2] : decoded.shape[3] - pads[3],
-            pads[0] : decoded.shape[4] - pads[1],
-        ]
+        features, skips = self.encode(x)
+        decoded = self.decode(features, skips)
+        for axis in range(2, 5):
+            decoded = decoded.narrow(axis, (decoded.shape[axis] - x.shape[axis]) // 2, x.shape[axis])
         logits: Tensor = self.segmentation(decoded)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             if return_all:
                 return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features)  # type: ignore[return-value]
         return logits
 
-    def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Bottleneck features before dropout and last decoder features after dropout of a padded image."""
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode an image of any size.
+
+        Args:
+            x: image ``(B, in_channels, H, W, D)``; it is zero-padded here.
+
+        Returns:
+            Bottleneck features before dropout, see ``VNetOutput``, and the skips of the four levels above, the finest
+            first; they are those of the padded image.
+        """
+        pads: list[int] = []
+        for axis in range(4, 1, -1):  # F.pad counts axes from the last
+            missing = -x.shape[axis] % self.multiples[axis - 2]  # four strided convolutions
+            pads += [missing // 2, missing - missing // 2]
+        x = F.pad(x, pads)
         skips: list[Tensor] = []
         for block, shrink in zip(self.encoder, self.downs):  # noqa: B905 (TorchScript has no strict=)
             x = block(x)
             skips.append(x)
             x = shrink(x)
-        features = self.encoder[4](x)
+        return self.encoder[4](x), skips
+
+    def decode(self, features: Tensor, skips: list[Tensor]) -> Tensor:
+        """Features at full resolution, after dropout, of what ``encode`` returned; of the padded image."""
+        left = skips.copy()
         x = self.dropout(features)
         for grow, block in zip(self.ups, self.decoder):  # noqa: B905
-            x = block(grow(x) + skips.pop())
-        return features, self.dropout(x)
+            x = block(grow(x) + left.pop())
+        decoded: Tensor = self.dropout(x)
+        return decoded
 
 
 def require_triples(name: str, triples: Sequence[Sequence[int]], count: int, allowed: Sequence[int]) -> None:

@@ -35,7 +35,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "an integer of at least 1": (
         lambda value: type(value) is int and value >= 1,
         "iterations epoch_length labeled_batch_size val_interval checkpoint_interval log_interval in_channels "
-        "head_pool_size fast_max_voxels lr_step num_slices num_labeled",
+        "head_pool_size fast_max_voxels lr_step num_labeled",
     ),
     "an integer of at least 0": (
         lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed "
@@ -43,11 +43,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,
-        "sdm_weight contrastive_weight distillation_weight consistency_weight noise_std noise_clip sdm_scale",
+        "sdm_weight contrastive_weight distillation_weight consistency_weight",
     ),
     "a number above 0": (
         lambda value: _is_number(value) and value > 0,
-        "learning_rate temperature distillation_temperature max_grad_norm",
+        "learning_rate temperature max_grad_norm",
     ),
     "a number from 0 to 1, 1 excluded": (
         lambda value: _is_number(value) and 0 <= value < 1, "ema_decay head_dropout",
@@ -170,6 +170,7 @@ FREE = (
     "num_workers", "validation_workers", "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
     "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "finalize",
+    "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),
 )  # fmt: skip
 """Ids that say where and how long a run works and what it reports. The training cases are compared by name."""

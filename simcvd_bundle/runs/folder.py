@@ -1,19 +1,15 @@
-"""Beginning and end of a training run: what stays of a former run, and what this one leaves behind."""
+"""The folder of a run: what stays of a former run, and whose it is."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from monai.engines import Evaluator, Trainer
-from torch import nn
-
-from simcvd_bundle.runs.tracking import Tracking
-from simcvd_bundle.runs.weights import export_weights
 from simcvd_bundle.utils.atomic import UNFINISHED
 from simcvd_bundle.utils.distributed import from_rank_0
 
@@ -27,27 +23,23 @@ _locks: dict[Path, IO[str]] = {}
 """Open lock files by folder: closing one would give its lock back."""
 
 
-def start_run(output_dir: str, ckpt_dir: str, resume: bool = False) -> str:
+def prepare_folder(output_dir: str, ckpt_dir: str, resume: bool = False) -> None:
     """Prepare the folder of a run; what a former run wrote there moves to ``output_dir/previous_N`` unless resumed.
 
     The folder is this process's until it ends. Unfinished files of a killed run are removed.
 
     Args:
         output_dir: folder of the run.
-        ckpt_dir: folder of the bundle's weights, which ``finish_run`` will need.
+        ckpt_dir: folder of the bundle's weights, which the end of the run will need.
         resume: the run continues in the folder as it is.
-
-    Returns:
-        ``output_dir``; who takes the folder from here cannot write to it before it is prepared.
 
     Raises:
         OSError: when a folder cannot be written, or another process trains in ``output_dir``.
     """
-    from_rank_0(lambda: _prepare_folder(Path(output_dir), Path(ckpt_dir), resume))
-    return output_dir
+    from_rank_0(lambda: _prepare(Path(output_dir), Path(ckpt_dir), resume))
 
 
-def _prepare_folder(folder: Path, ckpt_dir: Path, resume: bool) -> None:
+def _prepare(folder: Path, ckpt_dir: Path, resume: bool) -> None:
     make_writable(ckpt_dir, "ckpt_dir")
     make_writable(folder, "output_dir")
     lock_folder(folder)
@@ -55,7 +47,8 @@ def _prepare_folder(folder: Path, ckpt_dir: Path, resume: bool) -> None:
         file.unlink()
     former = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if former and not resume:
-        number = 1 + max((int(p.name.split("_")[1]) for p in folder.glob("previous_[0-9]*")), default=0)
+        numbers = (re.fullmatch(r"previous_([0-9]+)", path.name) for path in folder.iterdir())
+        number = 1 + max((int(found[1]) for found in numbers if found), default=0)
         kept = folder / f"previous_{number}"
         kept.mkdir()
         for path in former:
@@ -109,39 +102,3 @@ def lock_folder(folder: Path) -> None:
     file.write(f"process {os.getpid()} of {os.uname().nodename}")
     file.flush()
     _locks[folder] = file
-
-
-def finish_run(
-    trainer: Trainer, network: nn.Module, evaluators: dict[str, Evaluator], output_dir: str, ckpt_dir: str,
-    tracked: Tracking,
-) -> None:  # fmt: skip
-    """Write the student's weights and say how it ended.
-
-    Args:
-        trainer: the trainer, after its run.
-        network: the student (not its DDP wrapper).
-        evaluators: validation engines by the name of the network that they validate; those without data are passed
-            over, the others run once more if the last epoch was not validated.
-        output_dir: folder of the run.
-        ckpt_dir: folder of the bundle's weights.
-        tracked: experiment tracking, which gets the weights and ends.
-    """
-    with tracked.closed_by_errors():
-        for name, evaluator in evaluators.items():
-            if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
-                continue
-            if evaluator.state.epoch != trainer.state.epoch:
-                evaluator.run(trainer.state.epoch)
-            state: Any = evaluator.state
-            logger.info(
-                "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
-                name,
-                trainer.state.iteration,
-                state.metrics[state.key_metric_name],
-                state.best_metric,
-                state.best_metric_epoch,
-            )
-        weights = from_rank_0(lambda: export_weights(network, output_dir, ckpt_dir))
-        logger.info("Wrote the student's weights: %s (and %s)", weights, Path(output_dir, "model.pt"))
-        logger.info("Wrote checkpoints and TensorBoard logs: %s", output_dir)
-    tracked.finish(str(Path(output_dir, "model.pt")))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
@@ -35,38 +35,32 @@ class Tracking:
             # a plain output_dir makes MONAI look for the written configuration under the text of an expression
             tracker.artifacts = tuple(str(path).replace(" + '/", "/").rstrip("'") for path in tracker.artifacts if path)
 
-    def run(self, engine: Workflow) -> None:
-        """Run an engine; an error marks the MLflow run as failed, Ctrl-C as killed."""
-        for tracker in self.trackers:
-            if engine.has_event_handler(tracker.close, Events.COMPLETED):
-                engine.remove_event_handler(tracker.close, Events.COMPLETED)  # finish closes, after the last file
-        with self.closed_by_errors():
-            engine.run()
+    def __enter__(self) -> Tracking:
+        """Track what the block does."""
+        return self
 
-    def finish(self, *files: str) -> None:
-        """Log files and mark the MLflow run as finished."""
-        with self.closed_by_errors():
-            for tracker in self.trackers:
-                run: Any = tracker.cur_run
-                if run:
-                    for file in files:
-                        tracker.client.log_artifact(run.info.run_id, file)
-                    break  # the handlers of all engines share one run
-        self._close("FINISHED")
-
-    @contextmanager
-    def closed_by_errors(self) -> Iterator[None]:
-        """Mark the MLflow run when an error passes."""
-        try:
-            yield
-        except BaseException as error:
-            self._close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-
-    def _close(self, status: str) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Mark the MLflow run as finished; after an error as failed, after Ctrl-C as killed."""
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         for tracker in self.trackers:
             tracker.run_finish_status = status
             tracker.close()
+
+    def run(self, engine: Workflow) -> None:
+        """Run an engine; its trackers are closed at the end of the block, after the last file."""
+        for tracker in self.trackers:
+            if engine.has_event_handler(tracker.close, Events.COMPLETED):
+                engine.remove_event_handler(tracker.close, Events.COMPLETED)
+        engine.run()
+
+    def log_files(self, *files: Path) -> None:
+        """Log files to the MLflow run."""
+        for tracker in self.trackers:
+            run: Any = tracker.cur_run
+            if run:
+                for file in files:
+                    tracker.client.log_artifact(run.info.run_id, str(file))
+                break  # the handlers of all engines share one run
 
 
 def plain_values(config: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def load_weights(network: nn.Module, path: str) -> None:
     logger.info("Loaded weights %s", path)
 
 
-def load_pretrained(modules: Mapping[str, nn.Module], path: str | None) -> None:
+def load_pretrained(student: nn.ModuleDict, path: str | None) -> None:
     """Start from earlier weights, in part if need be: what has the name and shape of a tensor here is loaded.
 
     With another number of classes the output branches keep their random start, with other channels or kernels the
@@ -50,31 +50,34 @@ def load_pretrained(modules: Mapping[str, nn.Module], path: str | None) -> None:
     starts (``MeanTeacherHandler``).
 
     Args:
-        modules: networks by the name that a run's checkpoints give them; ``model`` is the student.
-        path: ``model.pt`` (the student only) or ``checkpoint_N.pt`` of a run; ``None`` loads nothing.
+        student: ``network`` and what a method adds to it.
+        path: ``model.pt`` (the network only) or ``checkpoint_N.pt`` of a run; ``None`` loads nothing.
 
     Raises:
         FileNotFoundError: when there is no file.
-        ValueError: when the file cannot be read, or nothing in it fits the student.
+        ValueError: when the file cannot be read, or nothing in it fits the network.
     """
     if path is None:
         return
     content = from_rank_0(lambda: _read(path))
-    states = content if isinstance(content, Mapping) and "model" in content else {"model": content}
-    for name, module in modules.items():
-        state = states.get(name)
-        if not isinstance(state, Mapping):
-            continue
-        own = module.state_dict()
-        fitting = {key: t for key, t in state.items() if key in own and t.shape == own[key].shape}
-        if name == "model" and not fitting:
-            raise ValueError(f"Nothing in {path} fits the network: pretrained takes weights of this bundle's V-Net.")
-        module.load_state_dict(fitting, strict=False)
-        left = sorted((own.keys() | state.keys()) - fitting.keys())
-        logger.info(
-            "Loaded %d of %d tensors of %r from %s; left out: %s", len(fitting), len(own), name, path,
-            ", ".join(left) or "none",
-        )  # fmt: skip
+    state = content.get("student") if isinstance(content, Mapping) else None
+    if state is None:
+        state = {f"network.{name}": tensor for name, tensor in _flat(content).items()}
+    own = student.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
+    if not any(name.startswith("network.") for name in fitting):
+        raise ValueError(f"Nothing in {path} fits the network: pretrained takes weights of this bundle's V-Net.")
+    student.load_state_dict(fitting, strict=False)
+    left = sorted((own.keys() | state.keys()) - fitting.keys())
+    logger.info(
+        "Loaded %d of %d tensors from %s; left out: %s", len(fitting), len(own), path, ", ".join(left) or "none"
+    )
+
+
+def _flat(content: Any) -> Mapping[str, Any]:
+    """The state dict of a network's weights file: as it is, or under ``model`` (as MONAI Label writes)."""
+    state = content.get("model", content) if isinstance(content, Mapping) else {}
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _read(path: str) -> Any:
@@ -105,7 +108,7 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     Args:
         network: the student (not its DDP wrapper).
         run_dir: folder of the run.
-        ckpt_dir: folder of the bundle's weights.
+        ckpt_dir: folder of the bundle's weights; the folder of the run where a run has weights of its own only.
 
     Returns:
         Path of the bundle's weights.
@@ -113,6 +116,8 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
     write_tensors(written, weights)
+    if current.resolve() == written.resolve():
+        return str(written)
     if current.is_file():
         digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
         kept = current.parent / "replaced" / f"model_{digest}.pt"

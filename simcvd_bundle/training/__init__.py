@@ -1,20 +1,24 @@
 """One training step and what surrounds it."""
 
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
-from simcvd_bundle.training.logs import LossTermsHandler
+from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
 from simcvd_bundle.training.panels import PanelsHandler
-from simcvd_bundle.training.schedules import sigmoid_rampup
+from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
 from simcvd_bundle.training.teacher import BatchNormStatisticsHandler, MeanTeacherHandler
+from simcvd_bundle.training.views import GaussianNoise
 
 __all__ = [
     "BatchNormStatisticsHandler",
     "FiniteLossHandler",
+    "GaussianNoise",
     "GradientClippingHandler",
+    "LogsHandler",
     "LossTermsHandler",
     "MeanTeacherHandler",
     "PanelsHandler",
+    "RampUpHandler",
     "RandomStreamsHandler",
     "StudentTeacherInferer",
     "sigmoid_rampup",

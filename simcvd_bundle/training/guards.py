@@ -1,8 +1,8 @@
-"""Handlers that keep the numbers of a training finite: gradient clipping, and a stop at a loss that is not."""
+"""Guards of a training's numbers: gradient clipping, and a stop at a loss that is not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from simcvd_bundle.data.batches import TwoStreamBatchSampler
+from simcvd_bundle.data.batches import StreamBatchSampler
+from simcvd_bundle.data.cases import case_name
 
 
 class FiniteLossHandler:
@@ -26,16 +27,14 @@ class FiniteLossHandler:
 
     Args:
         sampler: sampler of the training loader; it knows the cases of each iteration.
-        cases: the training datalist.
         interval: iterations between two looks on a GPU.
 
     Raises:
         FloatingPointError: when a loss is not finite.
     """
 
-    def __init__(self, sampler: TwoStreamBatchSampler, cases: Sequence[Mapping[str, Any]], interval: int = 10) -> None:
+    def __init__(self, sampler: StreamBatchSampler, interval: int = 10) -> None:
         self.sampler = sampler
-        self.cases = cases
         self.interval = interval
         self.recent: list[tuple[int, Mapping[str, Tensor | float]]] = []
 
@@ -62,7 +61,7 @@ class FiniteLossHandler:
             return
         iteration, values = recent[finite.index(False)]
         terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
-        cases = dict.fromkeys(str(self.cases[index.case].get("image")) for index in self.sampler.batch(iteration - 1))
+        cases = dict.fromkeys(case_name(self.sampler.cases[index.case]) for index in self.sampler.batch(iteration - 1))
         raise FloatingPointError(
             f"The loss is not finite at iteration {iteration}: {terms}. Cases: {', '.join(cases)}. "
             "Checkpoints written before are good. Look at these cases, or start anew with a lower learning_rate, with "

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.utils import eval_mode
-from monai.transforms import rescale_array
+from monai.transforms import ResampleToMatch, rescale_array
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
+
+from simcvd_bundle.networks.vnet import split_output
 
 
 class PanelsHandler:
@@ -24,50 +29,59 @@ class PanelsHandler:
     ``num_classes``, SDM from -1 (inside) to 1; of several classes' SDMs the smallest. MONAI's
     ``TensorBoardImageHandler`` shows whole volumes of one network as animated GIFs, and no SDM.
 
+    The label is put on the grid of the image, which ``spacing`` and ``orientation`` may have changed.
+
     Args:
         dataset: the validation data, items with ``image`` and ``label`` of shape ``(channels, H, W, D)``.
-        inferer: gives probabilities, then SDMs (``with_sdm``).
-        networks: ``student`` and ``teacher``.
+        inferer: gives probabilities, and SDMs behind them if its ``with_sdm`` says so.
+        student: network.
+        teacher: network of the same form.
         num_classes: number of foreground classes.
         log_dir: folder of the TensorBoard files.
         interval: epochs between two panels.
     """
 
     def __init__(
-        self, dataset: Dataset[Mapping[str, Any]], inferer: Inferer, networks: Mapping[str, nn.Module],
+        self, dataset: Dataset[Mapping[str, Any]], inferer: Inferer, student: nn.Module, teacher: nn.Module,
         num_classes: int, log_dir: str, interval: int = 1,
     ) -> None:  # fmt: skip
         self.dataset = dataset
-        self.inferer = inferer
-        self.networks = networks
+        self.inferer = copy.copy(inferer)
+        self.inferer.with_sdm = True  # type: ignore[attr-defined]
+        self.networks = student, teacher
         self.num_classes = num_classes
+        self.log_dir = log_dir
         self.interval = interval
-        self.writer = SummaryWriter(log_dir)
 
     def attach(self, engine: Engine) -> None:
-        """Register on a trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
-        engine.add_event_handler(Events.COMPLETED, self.writer.close)
+        """Register on a trainer; process 0 only."""
+        if idist.get_rank() == 0 and len(self.dataset) > 0:  # type: ignore[arg-type]
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the panel of this epoch."""
-        self.writer.add_image("validation", self.panel(), engine.state.epoch)
+        with SummaryWriter(self.log_dir) as writer:
+            writer.add_image("validation", self.panel(), engine.state.epoch)
 
     def panel(self) -> Tensor:
         """The five tiles side by side, ``(1, W, 5 * H + 4)``, float32 in [0, 1]; x to the right, y down."""
         item = self.dataset[0]
-        image, label = (convert_to_tensor(item[key], track_meta=False) for key in ("image", "label"))
+        image, label = item["image"], item["label"]
+        if isinstance(label, MetaTensor):
+            label = ResampleToMatch(mode="nearest")(label, image)
+        image, label = (convert_to_tensor(volume, track_meta=False) for volume in (image, label))
         z = int((label > 0).sum((0, 1, 2)).argmax())
         masks = []
-        for network in self.networks.values():
+        for network in self.networks:
             with eval_mode(network):
                 device = next(network.parameters()).device
                 masks.append(self.inferer(image[None].to(device), network)[0, ..., z].cpu())
+        parts = [split_output(mask, self.num_classes) for mask in masks]
         tiles = [
             rescale_array(image[0, ..., z], 0, 1),
             label[0, ..., z] / self.num_classes,
-            *(mask[: self.num_classes + 1].argmax(0) / self.num_classes for mask in masks),
-            (masks[0][self.num_classes + 1 :].amin(0) + 1) / 2,
+            *(probability.argmax(0) / self.num_classes for probability, _ in parts),
+            (parts[0][1].amin(0) + 1) / 2,
         ]
         framed = [F.pad(torch.as_tensor(tile).float().T, (0, 1), value=1.0) for tile in tiles]
         return torch.cat(framed, 1)[None, :, :-1]

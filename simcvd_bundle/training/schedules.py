@@ -1,8 +1,12 @@
-"""Ramp-ups: pure functions of the iteration."""
+"""Ramp-ups: pure functions of the iteration, and the handler that applies one."""
 
 from __future__ import annotations
 
 import math
+
+from ignite.engine import Engine, Events
+
+from simcvd_bundle.losses.weighted import WeightedTerms
 
 
 def sigmoid_rampup(current_step: int, rampup_length: int) -> float:
@@ -22,3 +26,28 @@ def sigmoid_rampup(current_step: int, rampup_length: int) -> float:
         raise ValueError(f"rampup_length is a number of iterations and must not be negative, got {rampup_length}.")
     remaining = 1.0 - min(max(current_step, 0), rampup_length) / rampup_length if rampup_length else 0.0
     return math.exp(-5.0 * remaining**2)
+
+
+class RampUpHandler:
+    """Set the ramp-up factor of a loss before every iteration.
+
+    Args:
+        loss: the loss.
+        length: iterations until the factor is 1; 0 means no ramp-up.
+
+    Raises:
+        ValueError: when ``length`` is negative.
+    """
+
+    def __init__(self, loss: WeightedTerms, length: int) -> None:
+        sigmoid_rampup(0, length)
+        self.loss = loss
+        self.length = length
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the factor of this iteration, counted from 1."""
+        self.loss.ramp = sigmoid_rampup(engine.state.iteration, self.length)

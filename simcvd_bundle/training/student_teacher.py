@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,118 +10,107 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from simcvd_bundle.networks.vnet import VNetOutput
+from simcvd_bundle.training.views import View, seen_through
 from simcvd_bundle.utils.precision import autocast, known_precision
 
 
 class StudentTeacherInferer(Inferer):
     """One training pass: the student with gradient on all patches, the teacher without on the unlabelled ones.
 
-    The labelled patches come first and stay clean. The unlabelled ones are seen through noise, ``clip(N(0, noise_std),
-    -noise_clip, noise_clip)``, drawn anew for student and teacher; network dropout and the heads' dropout are
-    independent too: SimCVD's three perturbations.
+    Each sees the batch through views of its own, drawn independently; network dropout and the heads' dropout are
+    independent too: SimCVD's three perturbations. A batch without the stream ``unlabeled`` needs no teacher.
 
     The boundary-aware map is ``X + sdm_scale * SDM``, the literal sum of the paper, where ``X`` is the view that the
     network saw (the mean over channels of multi-channel images). Each slice along the last axis becomes one embedding.
     Heads and sums run in float32 whatever the precision.
 
     Args:
-        teacher: network of the same form as the student; kept in train mode, it has its own batch statistics.
-        projection_head: the student's head.
-        teacher_head: the teacher's head.
-        labeled_batch_size: number of leading patches that are labelled.
-        noise_std: standard deviation of the noise eta of eq. (5), in units of the (normalised) intensity.
-        noise_clip: bound of the noise.
+        teacher: ``network``, of the same form as the student and in train mode (it has its own batch statistics), and
+            ``head``, its projection head.
+        head: the student's projection head; ``None`` computes no embeddings, and there is no contrastive term.
+        student_views: what the student sees the images through.
+        teacher_views: the same for the teacher.
         boundary_map: what is added to the image: ``"sdm"`` (paper) or ``"probability"`` (its ablation).
         sdm_scale: factor of the added map (paper: 1).
         num_slices: B of eq. (2), slices drawn at random from the batch; ``None`` takes all.
-        project: compute the embeddings (without them there is no contrastive term).
-        precision: one of ``PRECISIONS``, for the two networks.
+        precision: one of ``PRECISIONS`` or ``"auto"``, for the two networks.
 
     Raises:
-        ValueError: for an unknown ``boundary_map`` or ``precision``.
+        ValueError: for an unknown ``boundary_map`` or ``precision``, or other numbers than at least 0 (``sdm_scale``)
+            and at least 1 (``num_slices``).
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
-        projection_head: nn.Module,
-        teacher_head: nn.Module,
-        labeled_batch_size: int,
-        noise_std: float = 0.1,
-        noise_clip: float = 0.2,
+        teacher: nn.ModuleDict,
+        head: nn.Module | None,
+        student_views: Sequence[View] = (),
+        teacher_views: Sequence[View] = (),
         boundary_map: str = "sdm",
         sdm_scale: float = 1.0,
         num_slices: int | None = None,
-        project: bool = True,
-        precision: str = "float32",
+        precision: str = "auto",
     ) -> None:
         super().__init__()
         if boundary_map not in ("sdm", "probability"):
             raise ValueError(f"boundary_map must be 'sdm' or 'probability', got {boundary_map!r}.")
+        if not sdm_scale >= 0 or (num_slices is not None and num_slices < 1):
+            raise ValueError(
+                f"train::inferer: sdm_scale must be at least 0 and num_slices at least 1 or null, got {sdm_scale} and "
+                f"{num_slices}."
+            )
         self.teacher = teacher
-        self.projection_head = projection_head
-        self.teacher_head = teacher_head
-        self.labeled_batch_size = labeled_batch_size
-        self.noise_std = noise_std
-        self.noise_clip = noise_clip
+        self.head = head
+        self.student_views = student_views
+        self.teacher_views = teacher_views
         self.boundary_map = boundary_map
         self.sdm_scale = sdm_scale
         self.num_slices = num_slices
-        self.project = project
         self.precision = known_precision(precision)
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(  # type: ignore[override]
+        self, inputs: Mapping[str, Tensor], network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, dict[str, Tensor]]:
         """Run both networks.
 
         Args:
-            inputs: image patches ``(B, channels, H, W, D)``, labelled first.
+            inputs: image patches ``(B, channels, H, W, D)`` by stream.
             network: the student, in train mode.
             *args: not used (MONAI's signature).
             **kwargs: not used.
 
         Returns:
-            What ``SimCVDLoss`` reads: ``logits``, ``sdm``; with unlabelled patches (``U`` of them) also
-            ``teacher_logits``, ``teacher_sdm``, ``features``, ``teacher_features`` and, with ``project``,
+            By stream what the loss's terms read: ``logits``, ``sdm`` and ``features`` of the student (``VNetOutput``);
+            for ``unlabeled`` also ``teacher_logits``, ``teacher_sdm``, ``teacher_features`` and, with a head,
             ``embeddings`` and ``teacher_embeddings`` ``(slices, width)``.
         """
-        labeled, unlabeled = inputs[: self.labeled_batch_size], inputs[self.labeled_batch_size :]
-        student_view = self.add_noise(unlabeled)
-        with autocast(inputs, self.precision):
-            student: VNetOutput = network(torch.cat([labeled, student_view]), return_all=True)
-        pred = {"logits": student.logits, "sdm": student.sdm}
-        if len(unlabeled) == 0:
+        views = seen_through(self.student_views, inputs)
+        images = torch.cat(list(views.values()))
+        with autocast(images, self.precision):
+            student: VNetOutput = network(images, return_all=True)
+        sizes = [len(view) for view in views.values()]
+        parts = zip(*(torch.split(output, sizes) for output in student), strict=True)
+        pred = {stream: VNetOutput(*part)._asdict() for stream, part in zip(views, parts, strict=True)}
+        if "unlabeled" not in inputs:
             return pred
-        teacher_view = self.add_noise(unlabeled)
-        with torch.no_grad(), autocast(inputs, self.precision):
-            teacher: VNetOutput = self.teacher(teacher_view, return_all=True)
-        first = len(labeled)
-        student = VNetOutput(*(output[first:] for output in student))
-        pred |= {
-            "features": student.features,
-            "teacher_logits": teacher.logits,
-            "teacher_sdm": teacher.sdm,
-            "teacher_features": teacher.features,
-        }
-        if self.project:
-            slices, teacher_slices = (
-                self.boundary_slices(view, output)
-                for view, output in ((student_view, student), (teacher_view, teacher))
-            )
+        teacher_images = seen_through(self.teacher_views, inputs)["unlabeled"]
+        with torch.no_grad(), autocast(teacher_images, self.precision):
+            teacher = self.teacher["network"](teacher_images, return_all=True)._asdict()
+        unlabeled = pred["unlabeled"]
+        if self.head is not None:
+            slices = self.boundary_slices(views["unlabeled"], unlabeled)
+            teacher_slices = self.boundary_slices(teacher_images, teacher)
             if self.num_slices is not None:
                 chosen = torch.randperm(len(slices), device=slices.device)[: self.num_slices]
                 slices, teacher_slices = slices[chosen], teacher_slices[chosen]
-            pred["embeddings"] = self.projection_head(slices)
+            unlabeled["embeddings"] = self.head(slices)
             with torch.no_grad():
-                pred["teacher_embeddings"] = self.teacher_head(teacher_slices)
+                teacher["embeddings"] = self.teacher["head"](teacher_slices)
+        unlabeled |= {f"teacher_{name}": entry for name, entry in teacher.items()}
         return pred
 
-    def add_noise(self, images: Tensor) -> Tensor:
-        """Add the noise of eq. (5) to ``images``."""
-        noise = torch.randn_like(images).mul_(self.noise_std)
-        return noise.clamp_(-self.noise_clip, self.noise_clip).add_(images)
-
-    def boundary_slices(self, view: Tensor, output: VNetOutput) -> Tensor:
+    def boundary_slices(self, view: Tensor, output: Mapping[str, Tensor]) -> Tensor:
         """Slices of the boundary-aware maps: ``(U, channels, H, W, D)`` -> ``(U * D, C, H, W)``, float32."""
-        added = output.sdm.float() if self.boundary_map == "sdm" else output.logits.float().softmax(1)[:, 1:]
+        added = output["sdm"].float() if self.boundary_map == "sdm" else output["logits"].float().softmax(1)[:, 1:]
         boundary = view.mean(1, keepdim=True) + self.sdm_scale * added
         return boundary.permute(0, 4, 1, 2, 3).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Handlers of the training loop: the mean teacher, the random streams, and what is logged of a step."""
+"""The moving-average teacher, and batch-norm statistics over several processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MeanTeacherHandler:
     ignite's ``EMAHandler`` is not used: by default the teacher's buffers are the student's (pytorch/ignite#2590).
 
     Args:
-        student: network whose parameters are averaged (not its DDP wrapper).
-        teacher: network of the same form that holds the average; it needs storage of its own.
+        student: modules whose parameters are averaged (not their DDP wrappers).
+        teacher: modules of the same form that hold the average; they need storage of their own.
         decay: upper bound of the decay, 0.999 in the paper.
 
     Raises:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
 TOP_PAD = 256 << 20
+_foreign = ContextVar("_foreign", default=False)
+
+
+@contextmanager
+def allocator_kept() -> Iterator[None]:
+    """Meanwhile ``keep_freed_memory`` does nothing: it cannot be undone, so it is not for a caller's process."""
+    token = _foreign.set(True)
+    try:
+        yield
+    finally:
+        _foreign.reset(token)
 
 
 def keep_freed_memory() -> bool:
@@ -18,9 +32,9 @@ def keep_freed_memory() -> bool:
     environment variables ``MALLOC_MMAP_MAX_=0`` and so on do the same, but have to be set before the process starts.
 
     Returns:
-        Whether the setting was made; without glibc (macOS, Windows, musl) nothing happens.
+        Whether the setting was made; it is not without glibc (macOS, Windows, musl) and inside ``allocator_kept``.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or _foreign.get():
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):

@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def autocast(inputs: Tensor, precision: str) -> torch.autocast:
-    """Autocast context of ``precision`` on the device of ``inputs``."""
-    return torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "float32")
+NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""Abilities of a processor, as torch names them, each of which makes bfloat16 faster than float32."""
 
 
 def known_precision(precision: str) -> str:
-    """Return ``precision`` if it is one of ``PRECISIONS``, else raise ``ValueError``."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}.")
+    """Return ``precision`` if it is ``"auto"`` or one of ``PRECISIONS``, else raise ``ValueError``."""
+    known = ("auto", *PRECISIONS)
+    if precision not in known:
+        raise ValueError(f"precision must be one of {', '.join(known)}, got {precision!r}.")
     return precision
 
 
-def in_float32(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorate a loss's ``forward``: floating tensors become float32 and autocast is off inside.
+@cache
+def automatic_precision(device: str) -> str:
+    """What ``"auto"`` is on a device: bfloat16 where it is computed natively, else float32; the log says why.
+
+    Args:
+        device: type of the device, such as ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        ``"bfloat16"`` on processors with AVX512-bf16 or AMX and on GPUs that do not emulate it (Ampere and later), else
+        ``"float32"``.
+    """
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        reason = f"{torch.cuda.get_device_name()} {'computes' if native else 'does not compute'} bfloat16 natively"
+    elif device == "cpu":
+        abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        found = [name for name in NATIVE_BFLOAT16 if abilities.get(name)]
+        native = bool(found)
+        reason = f"the processor has {' and '.join(found) or 'none of ' + ', '.join(NATIVE_BFLOAT16)}"
+    else:
+        native, reason = False, f"bfloat16 is not tried on {device}"
+    precision = "bfloat16" if native else "float32"
+    logger.info("Precision auto is %s: %s.", precision, reason)
+    return precision
+
+
+def autocast(inputs: Tensor, precision: str) -> torch.autocast:
+    """Autocast context of ``precision``, see ``known_precision``, on the device of ``inputs``."""
+    device = inputs.device.type
+    chosen = automatic_precision(device) if precision == "auto" else precision
+    return torch.autocast(device, PRECISIONS[chosen], enabled=chosen != "float32")
+
+
+class _Singles(Mapping[str, Tensor]):
+    """Entries of which floating ones become float32 when they are taken."""
+
+    def __init__(self, entries: Mapping[str, Tensor]) -> None:
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self.entries[name]
+        return entry.float() if entry.is_floating_point() else entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def in_float32(forward: Callable[[Any, Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]) -> Callable[..., Tensor]:
+    """Decorate the ``forward(pred, target)`` of a loss: it reads float32, and autocast is off inside.
 
     Logarithms and dot products over many terms need it.
     """
 
     @wraps(forward)
-    def wrapper(self: Any, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        device = next(iter((*args, *kwargs.values()))).device.type
+    def wrapper(self: Any, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
+        device = next(iter(pred.values())).device.type if pred else "cpu"
         with torch.autocast(device, enabled=False):
-            return forward(self, *map(_single, args), **{name: _single(tensor) for name, tensor in kwargs.items()})
+            return forward(self, _Singles(pred), _Singles(target))
 
     return wrapper
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

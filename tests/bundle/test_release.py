@@ -46,7 +46,13 @@ def test_the_zip_has_one_base_folder_and_the_weights(root: Path, tmp_path: Path)
     with zipfile.ZipFile(archive) as content:
         names = {name for name in content.namelist() if not name.endswith("/")}
     assert all(name.startswith(f"{NAME}/") for name in names)
-    expected = {"LICENSE", "configs/metadata.json", "docs/README.md", "models/model.pt", "simcvd_bundle/networks/vnet.py"}
+    expected = {
+        "LICENSE",
+        "configs/metadata.json",
+        "docs/README.md",
+        "models/model.pt",
+        "simcvd_bundle/networks/vnet.py",
+    }
     assert {f"{NAME}/{name}" for name in expected} <= names
     assert not any("__pycache__" in name or "replaced" in name for name in names)
     assert (tmp_path / "dist" / NAME / "models" / "model.pt").is_file()

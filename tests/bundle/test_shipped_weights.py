@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,14 @@ def test_the_documents_have_the_figures_of_the_record() -> None:
     scores = {name: summary["overall"][name] for name in ("dice", "jaccard", "asd_voxel", "hd95_voxel")}
     assert scores["dice"]["mean"] == pytest.approx(sum(float(row["dice"]) for row in rows) / len(rows))
     factors = {name: 100 if name in ("dice", "jaccard") else 1 for name in scores}
-    cells = [f"{f * scores[n]['mean']:.2f} +- {f * scores[n]['std']:.2f}" for n, f in factors.items()]
-    for document in (ROOT / "README.md", ROOT / "docs" / "README.md"):
-        assert " | ".join(cells) in document.read_text(encoding="utf-8"), document
+    cells = {n: f"{f * scores[n]['mean']:.2f} +- {f * scores[n]['std']:.2f}" for n, f in factors.items()}
+    for document in (ROOT / "docs" / "results.md", ROOT / "docs" / "README.md"):
+        assert " | ".join(cells.values()) in document.read_text(encoding="utf-8"), document
+    dice = sorted(100 * float(row["dice"]) for row in rows)
+    median, low = statistics.median(dice), sum(score < 60 for score in dice)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {cells['dice']} | {median:.1f} | {low} | {cells['hd95_voxel']} |" in readme
+    assert f"Dice {dice[len(dice) // 2]:.1f} %" in readme, "the case of the picture"
     metrics = json.loads((ROOT / "configs" / "metadata.json").read_text())["eval_metrics"]
     assert metrics["mean_dice"] == round(scores["dice"]["mean"], 4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY, Run, write_series
 from monai.bundle import ckpt_export, verify_net_in_out
+from processes import bundle_arguments, run
+
+from simcvd_bundle.utils.errors import root_cause
 
 CONFIGS = ROOT / "configs"
 SMALL_NETWORK = {"network_def::base_channels": 2}
@@ -23,9 +27,9 @@ IMPORTS = ["$import monai", "$import sys", "$import torch"]
 
 
 @pytest.fixture
-def trained(run_bundle: Run, tmp_path: Path) -> Path:
-    """Weights of a tiny training."""
-    run_bundle("train.json", **{"validate::dataset::data": []})
+def trained(trained_run: Path, tmp_path: Path) -> Path:
+    """Weights of a tiny training, in the folder of this test's runs."""
+    shutil.copytree(trained_run / "models", tmp_path / "models")
     return tmp_path / "models" / "model.pt"
 
 
@@ -136,12 +140,10 @@ def test_training_from_another_folder(dataset_dir: Path, tmp_path: Path) -> None
 
 
 def test_an_error_ends_with_its_cause(dataset_dir: Path, tmp_path: Path) -> None:
-    result = command(
-        "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIGS / "train.json"),
-        *tiny_arguments(dataset_dir, tmp_path), "--num_labeled", "99", cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode != 0
-    assert result.stderr.strip().splitlines()[-1].startswith("error: num_labeled is 99, but section 'training' of")
+    settings = {**TINY, "dataset_dir": dataset_dir, "ckpt_dir": tmp_path / "models", "num_labeled": 99}
+    code, output = run(bundle_arguments(["train.json"], settings, "training"), tmp_path / "log.txt", tmp_path)
+    assert code == 1
+    assert output.strip().splitlines()[-1].startswith("error: num_labeled is 99, but section 'training' of")
     assert not (tmp_path / "models").exists()
 
 
@@ -180,7 +182,14 @@ def test_torchscript_export_gives_the_same_logits(run_bundle: Run, trained: Path
 def test_an_exported_network_runs_by_the_trt_overlay(
     run_bundle: Run, trained: Path, dataset_dir: Path, tmp_path: Path
 ) -> None:
-    """TorchScript in place of TensorRT, which needs a GPU: all but the import of torch_tensorrt is the same."""
+    """TorchScript in place of TensorRT, which needs a GPU: all but the import of torch_tensorrt is the same.
+
+    A scan that cannot be read ends in an error (the exit code) after the others have been written.
+    """
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "image_6.nii.gz").symlink_to(dataset_dir / "image_6.nii.gz")
+    (scans / "damaged.nii.gz").touch()
     ckpt_export(
         net_id="network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(trained),
         meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"), **SMALL_NETWORK,
@@ -193,9 +202,10 @@ def test_an_exported_network_runs_by_the_trt_overlay(
             {"engine": str(tmp_path / "model.ts"), "imports": IMPORTS},
         ),
     ):
-        workflow = run_bundle(*files, workflow_type="infer", output_dir=str(tmp_path / name), save_probability=True,
-                              dataset_dir=str(dataset_dir / "image_6.nii.gz"), **settings)  # fmt: skip
-    assert isinstance(workflow.parser.get_parsed_content("network"), torch.jit.ScriptModule)
+        with pytest.raises(RuntimeError) as error:
+            run_bundle(*files, workflow_type="infer", output_dir=str(tmp_path / name), save_probability=True,
+                       dataset_dir=str(scans), **settings)  # fmt: skip
+        assert "1 cases failed, all others are written" in str(root_cause(error.value))
     plain, exported = (
         np.asarray(nib.load(tmp_path / name / "image_6_probability.nii.gz").dataobj) for name in ("plain", "exported")
     )

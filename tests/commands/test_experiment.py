@@ -20,6 +20,7 @@ from simcvd_bundle.commands import experiment as experiments
 from simcvd_bundle.commands.arguments import parse_numbers
 from simcvd_bundle.commands.experiment import experiment, plan
 from simcvd_bundle.data.datalists import write_folds
+from simcvd_bundle.utils.atomic import write_json
 
 OVERRIDES = {name: value for name, value in TINY.items() if name not in ("bundle_root", "num_labeled", "log_interval")}
 
@@ -97,6 +98,24 @@ def test_other_settings_in_a_used_folder_are_refused(
             experiment(str(dataset_dir), overlay, iterations=iterations, **arguments)
     assert calls == ["training"]
     assert "made with another iterations" in caplog.text
+
+
+def test_a_score_of_empty_masks_only_is_logged(
+    overlay: str, dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An evaluation in which no Dice is defined."""
+
+    def finished(run_id: str, files: Any, settings: dict[str, Any], folder: Path, device: int) -> bool:
+        (folder / "model.pt").touch()
+        if run_id == "evaluating":
+            write_json(settings["output_dir"] / "summary.json", {"overall": {"dice": statistics}})
+        return True
+
+    statistics = {"mean": None, "std": None, "n": 0, "excluded": 2}
+    monkeypatch.setattr(experiments, "_bundle", finished)
+    with caplog.at_level(logging.INFO):
+        experiment(str(dataset_dir), overlay, ["simcvd"], output_dir=str(tmp_path / "runs"), inference_mode="fast")
+    assert "simcvd_seed0: Dice undefined, as all masks are empty (test, fast)" in caplog.text
 
 
 @pytest.mark.slow

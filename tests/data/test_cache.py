@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +18,7 @@ from monai.data import DataLoader, MetaTensor
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
+    Lambda,
     LoadImaged,
     NormalizeIntensityd,
     RandFlipd,
@@ -27,9 +30,10 @@ from monai.transforms import (
 )
 from torch import Tensor
 
+import simcvd_bundle
 from simcvd_bundle.data.batches import SampleIndex, TwoStreamBatchSampler, collate_two_streams, prepare_batch
 from simcvd_bundle.data.cache import DiskCacheDataset
-from simcvd_bundle.data.transforms import SignedDistanceMapd
+from simcvd_bundle.data.transforms import ClassIndicesd, SignedDistanceMapd
 
 SIZE, PATCH, CASES, NUM_LABELED = 10, 6, 5, 2
 
@@ -195,6 +199,52 @@ def test_second_start_reads_nothing_and_a_change_reads_again(scan: Path) -> None
     dataset, calls = cached(scan)  # another file under the same name
     assert calls == 1
     assert dataset[0]["image"].abs().sum() == 120 != first
+
+
+@pytest.mark.parametrize("module", ["transforms", "cases", "cache"])
+def test_a_change_of_our_code_reads_again(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    mask = scan.parent / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.eye(4, 5, dtype=np.uint8)[..., None].repeat(6, -1), np.eye(4)), mask)
+    transforms = (LoadImaged("label", ensure_channel_first=True), ClassIndicesd("label", 1))
+    assert [cached(scan, *transforms, label=str(mask))[1] for _ in range(2)] == [1, 0]
+    loaded = sys.modules[f"simcvd_bundle.data.{module}"]
+    changed = tmp_path / f"{module}.py"
+    changed.write_text(Path(str(loaded.__file__)).read_text() + "# another line\n")
+    monkeypatch.setattr(loaded, "__file__", str(changed))
+    assert [cached(scan, *transforms, label=str(mask))[1] for _ in range(2)] == [1, 0]
+
+
+def test_another_version_of_ours_reads_again(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cached(scan)[1] == 1
+    monkeypatch.setattr(simcvd_bundle, "__version__", "next")
+    assert [cached(scan)[1] for _ in range(2)] == [1, 0]
+
+
+def test_a_change_of_a_users_transform_reads_again(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = "class Scaled:\n    def __call__(self, data):\n        return {'image': data['image'] * %d}\n"
+    calls, samples = [], []
+    for factor in (2, 2, 3):
+        (tmp_path / "of_a_user.py").write_text(code % factor)
+        monkeypatch.delitem(sys.modules, "of_a_user", raising=False)
+        scaled = importlib.import_module("of_a_user").Scaled()
+        dataset, count = cached(scan, Lambda(scaled))
+        calls.append(count)
+        samples.append(dataset[0]["image"].abs().sum())
+    assert calls == [1, 0, 1]
+    assert samples[2] == pytest.approx(1.5 * samples[0])
+
+
+def test_transforms_typed_in_a_notebook_are_cached_for_one_run(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their code is in no file that could be compared."""
+    typed = type("Typed", (ScaledBy,), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Typed", typed, raising=False)
+    for file, calls in ((__file__, [1, 0]), (None, [1, 1])):
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", file, raising=False)
+        assert [cached(scan, typed(1.0))[1] for _ in range(2)] == calls
 
 
 class Read(Transform):

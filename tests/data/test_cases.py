@@ -81,3 +81,4 @@ def test_cases_are_named_by_their_files() -> None:
     assert case_name({"image": ["a.nii", "b.nii"]}) == "a.nii, b.nii"
     assert case_name({"image": volume(filename_or_obj="c.nii")}) == "c.nii"
     assert case_name({"image": torch.zeros(1, 2)}) == "of shape (1, 2)"
+    assert case_name(volume()) == "of shape (1, 4, 5, 6)"  # an array that was never a file

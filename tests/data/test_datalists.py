@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import itk
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -70,14 +71,29 @@ def test_num_labeled_keeps_the_first_labels(folder: Path, num_labeled: int | Non
     assert all("image" in item for item in items)
 
 
-@pytest.mark.parametrize(("num_labeled", "kept"), [(None, 3), (1, 1), (2, 2)])
-def test_labeled_and_unlabeled_views(folder: Path, num_labeled: int | None, kept: int) -> None:
+@pytest.mark.parametrize("kept", [1, 2])
+def test_labeled_and_unlabeled_views(folder: Path, kept: int) -> None:
     """Together they are the cases whose label the file knows, all with their label."""
     known = ["a", "c", "d"]
-    seen = load_datalist(str(folder), "labeled", num_labeled=num_labeled)
-    unseen = load_datalist(str(folder), "unlabeled", num_labeled=num_labeled)
+    seen = load_datalist(str(folder), "labeled", num_labeled=kept)
+    unseen = load_datalist(str(folder), "unlabeled", num_labeled=kept)
     assert labelled(seen) == names(seen) == known[:kept]
     assert labelled(unseen) == names(unseen) == known[kept:]
+
+
+@pytest.mark.parametrize("num_labeled", [None, 3])
+def test_no_case_is_left_for_the_unlabeled_view(folder: Path, num_labeled: int | None) -> None:
+    assert labelled(load_datalist(str(folder), "labeled", num_labeled=num_labeled)) == ["a", "c", "d"]
+    message = f"Section 'unlabeled' of {folder / 'dataset.json'} is empty, as every case with a label trains with it"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_datalist(str(folder), "unlabeled", num_labeled=num_labeled)
+    assert load_datalist(str(folder), "unlabeled", num_labeled=num_labeled, optional=True) == []
+
+
+def test_training_without_any_label(folder: Path) -> None:
+    edit(folder, training=[{"image": "images/a.nii.gz"}])
+    with pytest.raises(ValueError, match=r"No case in section 'training' of .*dataset\.json has a label: add"):
+        load_datalist(str(folder), "training")
 
 
 @pytest.mark.parametrize("section", ["training", "labeled", "unlabeled"])
@@ -138,7 +154,7 @@ def test_datalist_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("section", ["validation", "fold_3"])
 def test_empty_or_missing_section(folder: Path, section: str) -> None:
     assert load_datalist(str(folder), section, optional=True) == []
-    message = f"{folder / 'dataset.json'} has no cases in section '{section}'; its sections are ['training', 'test',"
+    message = f"{folder / 'dataset.json'} has no cases in section '{section}'; sections with cases: training, test. Add"
     with pytest.raises(ValueError, match=re.escape(message)):
         load_datalist(str(folder), section)
 
@@ -213,6 +229,81 @@ def test_nothing_found_raises(tmp_path: Path) -> None:
         find_images(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'absent'} does not exist: set dataset_dir")):
         find_images(str(tmp_path / "absent"))
+
+
+# the files of a scan of several channels
+
+
+def channels(folder: Path, *files: str, in_channels: int = 2, volumes: int = 1) -> list[str]:
+    """Scans that are found in a folder of files of ``volumes`` channels each, named ``FILE+FILE``."""
+    for file in files:
+        nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, volumes)), np.eye(4)), folder / f"{file}.nii.gz")
+    scans = [item["image"] for item in find_images(str(folder), in_channels)]
+    return [
+        "+".join(Path(file).name.removesuffix(".nii.gz") for file in (scan if isinstance(scan, list) else [scan]))
+        for scan in scans
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["c_01_0000", "c_01_0001", "c_02_0000", "c_02_0001"], ["c_01_0000+c_01_0001", "c_02_0000+c_02_0001"]),
+        (["a_t1", "a_flair", "b_flair", "b_t1"], ["a_flair+a_t1", "b_flair+b_t1"]),
+        (["a_T1", "a_T2"], ["a_T1+a_T2"]),
+        (["a_t1", "a_flair", "b_t1"], ["a_flair+a_t1", "b_t1"]),
+        (["c_0000", "c_0001", "a_t1", "a_t2"], ["a_t1+a_t2", "c_0000+c_0001"]),
+        (["_t1", "_t2"], ["_t1", "_t2"]),
+    ],
+)
+def test_channels_are_known_by_nnunets_numbers_or_by_words(
+    tmp_path: Path, files: list[str], expected: list[str]
+) -> None:
+    assert channels(tmp_path, *files) == expected
+
+
+def test_order_of_channels_named_by_words_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        channels(tmp_path, "a_t1", "a_flair")
+    assert "in this order: flair, t1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["pat_01", "pat_02"], "pat_01.nii.gz, pat_02.nii.gz"),
+        (["pat_1", "pat_2"], "pat_1.nii.gz, pat_2.nii.gz"),
+        (["s_0001", "s_0002"], "s_0001.nii.gz, s_0002.nii.gz"),
+        (["site_p1", "site_p2"], "site_p1.nii.gz, site_p2.nii.gz"),
+        (["a_t1", "a_t2", "site_03", "site_04"], "site_03.nii.gz, site_04.nii.gz"),
+        (["lee_ann", "lee_joe", "smith_john", "smith_zoe"], "smith_john.nii.gz, smith_zoe.nii.gz"),
+        (["a_t1", "a_flair", "b_T1", "b_flair"], "b_T1.nii.gz, b_flair.nii.gz"),  # another order of the channels
+    ],
+)
+def test_patients_are_not_merged_for_their_names(tmp_path: Path, files: list[str], named: str) -> None:
+    message = re.escape(f"{named} in {tmp_path} could be the channels of one scan or 2 scans: ")
+    with pytest.raises(ValueError, match=message + r".* end their names with _0000, _0001, \.\.\. or with a"):
+        channels(tmp_path, *files)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "mha", "nrrd"])
+def test_files_that_hold_all_channels_are_scans_of_their_own(tmp_path: Path, ending: str) -> None:
+    for name in ("pat_01", "pat_02", "c_0000", "c_0001", "a_t1", "a_t2"):
+        array = np.zeros((2, 3, 4, 2), np.float32)
+        itk.imwrite(itk.image_from_array(array, is_vector=True), str(tmp_path / f"{name}.{ending}"))
+    assert len(find_images(str(tmp_path), in_channels=2)) == 6
+
+
+def test_one_channel_needs_no_names(tmp_path: Path) -> None:
+    assert channels(tmp_path, "pat_01", "pat_02", in_channels=1) == ["pat_01", "pat_02"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_damaged_files_are_grouped_by_name(tmp_path: Path, content: bytes) -> None:
+    """The error comes from their reader, with the name of the case."""
+    for name in ("a_t1.nii.gz", "a_t2.nii.gz"):
+        (tmp_path / name).write_bytes(content)
+    assert len(find_images(str(tmp_path), in_channels=2)) == 1
 
 
 # the unlabelled images of a MONAI Label datastore

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,11 @@ def test_supervised_evaluator_writes_both_files(tmp_path: Path, caplog: pytest.L
     assert lines[5:] == [str(folder / "per_case.csv"), str(folder / "summary.json")]
 
 
-def test_nothing_to_measure_is_null(tmp_path: Path) -> None:
-    """A mean over no case is null in JSON, not NaN."""
-    run(EvaluationReport(tmp_path, {1: "left"}), [item({}, {})])
+def test_nothing_to_measure_is_null(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A mean over no case is null in JSON, not NaN, and a dash in the log."""
+    with caplog.at_level(logging.INFO):
+        run(EvaluationReport(tmp_path, {1: "left"}), [item({}, {})])
+    assert re.search(r"overall  (-\s+){8}0  1", caplog.text)
     assert read(tmp_path)[1]["overall"]["dice"] == {"mean": None, "std": None, "n": 0, "excluded": 1}
 
 
@@ -252,7 +255,8 @@ def test_output_must_be_decollated(tmp_path: Path) -> None:
 def test_unusable_arguments(tmp_path: Path) -> None:
     """Found at construction, before the evaluation."""
     for class_names in ({"0": "background"}, {"1": "left", "2": "left"}):
-        with pytest.raises(ValueError, match="every foreground class its own name"):
+        message = f"every foreground class its own name, got {json.dumps(class_names)}"
+        with pytest.raises(ValueError, match=re.escape(message)):
             EvaluationReport(tmp_path, class_names)
     with pytest.raises(TypeError, match="not JSON serializable"):
         EvaluationReport(tmp_path, CLASSES, info={"device": torch.device("cpu")})

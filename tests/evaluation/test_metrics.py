@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from medpy.metric import binary as medpy
 from monai.data.meta_tensor import MetaTensor
 
 from simcvd_bundle.evaluation.metrics import METRICS, case_metrics
@@ -111,7 +112,6 @@ def test_naive_reference(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_medpy(seed: int) -> None:
     """The conventions are medpy's."""
-    medpy = pytest.importorskip("medpy.metric.binary")
     pred, label = blob(seed), blob(seed + 100, threshold=0.6)
     result = case_metrics(pred, label, SPACING_MM)
     assert result["dice"] == pytest.approx(medpy.dc(pred, label))

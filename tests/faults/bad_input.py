@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from common import INFERENCE_IDS, last_line, phantoms, report, run, training
 from kinds import FILES, IMAGE, KINDS, Kind
+from tiny_runs import INFERENCE_IDS, last_line, phantoms, report, run, training
 
 
 def expect_error(kind: Kind, folder: Path, good: Path, weights: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from common import phantoms, report, run, start, training, wait
+from tiny_runs import phantoms, report, run, start, training, wait
 
 
 def memory(folder: Path, data: Path, epochs: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import phantoms, report, run, start, training, wait
+from tiny_runs import phantoms, report, run, start, training, wait
 
 from simcvd_bundle.utils.atomic import UNFINISHED
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import digests, last_line, phantoms, report, run, start, training, wait
+from tiny_runs import digests, last_line, phantoms, report, run, start, training, wait
 
 CHANGED: dict[str, Any] = {
     "seed": 1, "learning_rate": 0.02, "patch_size": [16, 16, 32], "num_labeled": 2, "sdm_weight": 0.2, "ema_decay": 0.9,

@@ -1,30 +1,48 @@
-"""A short version of the fault runs of `make faults`: each script asserts that every fault ends as it must."""
+"""The fault runs of `make faults`: each asserts that every fault ends as it must. The slow ones are all of them."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
+import bad_input
+import endurance
+import kills
 import pytest
-from conftest import ROOT
+import storage
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("number", [3, pytest.param(30, marks=slow)])
+def test_a_killed_training_ends_as_if_nobody_had_killed_it(tmp_path: Path, number: int) -> None:
+    counts = kills.main(number, 0, tmp_path)
+    assert counts["killed at moment: checkpoint"] >= 1
+    assert counts["killed at moment: weights"] == 2
+    assert counts["final weights equal, bit for bit"] == 1
+
+
+@pytest.mark.parametrize("names", [["full_disk", "second_process"], pytest.param([], marks=slow)], ids=["some", "all"])
+def test_faults_of_the_disk_and_of_resuming_cost_nothing(tmp_path: Path, names: list[str]) -> None:
+    counts = storage.main(tmp_path, names)
+    assert (counts["full_disk"], counts["second_process"]) == (4, 2)
+    assert len(counts) == len(names or storage.FAULTS)
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=slow)])
+def test_bad_input_is_refused_and_good_scans_of_its_batch_are_written(tmp_path: Path, every: int) -> None:
+    counts, problems = bad_input.main(tmp_path, every)
+    assert not problems
+    assert counts["kinds"] >= 112 // every
+
+
+def test_ctrl_c_ends_the_workers_and_bfloat16_stays_finite(tmp_path: Path) -> None:
+    counts = endurance.main(tmp_path, ["interrupt", "bfloat16"], epochs=0, iterations=10)
+    assert counts["workers left after Ctrl-C"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["kills.py", "--kills", "4"],
-        ["storage.py", "full_disk", "second_process"],
-        ["bad_input.py", "--every", "8"],
-        ["endurance.py", "--epochs", "12", "--iterations", "30"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_faults_end_as_they_must(arguments: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "faults" / arguments[0]), *arguments[1:]], env=environment,
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_memory_of_many_epochs_and_float16(tmp_path: Path) -> None:
+    counts = endurance.main(tmp_path, ["memory", "float16"], epochs=100, iterations=50)
+    assert counts["samples of memory"] > 10
+    after_a_quarter, at_the_end = map(int, counts["open files after a quarter and at the end"].split(", "))
+    assert at_the_end <= after_a_quarter + 5

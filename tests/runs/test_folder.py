@@ -6,57 +6,48 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Run
+from conftest import Run
+from processes import start, wait
 
 from simcvd_bundle.runs.config import check_values
 from simcvd_bundle.runs.folder import lock_folder, make_writable
 from simcvd_bundle.utils.errors import root_cause
 
-HOLD = (
-    "import sys; from pathlib import Path; from simcvd_bundle.runs import lock_folder; lock_folder(Path(sys.argv[1]));"
-)
-
-
-def locked_by_another_process(folder: Path) -> subprocess.Popen[str]:
-    """A process that holds the folder, with a forked child, as a loader's worker is one."""
-    code = (
-        HOLD
-        + "import os; pid = os.fork(); print('ready', flush=True) if pid else None; input() if pid else os.read(3, 1)"
-    )
-    read, write = os.pipe()  # the child waits for this end of the pipe
-    process = subprocess.Popen(
-        [sys.executable, "-c", code.replace("os.read(3, 1)", f"os.read({read}, 1)"), str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[read], cwd=ROOT,
-    )  # fmt: skip
-    os.close(read)
-    process.write_end = write  # type: ignore[attr-defined]
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from simcvd_bundle.runs.folder import lock_folder
+lock_folder(Path(sys.argv[1]))
+if os.fork():  # the child lives on, as a loader's worker may
+    print("ready", flush=True)
+time.sleep(600)
+"""
 
 
 def test_a_folder_belongs_to_one_process_until_that_is_killed(tmp_path: Path) -> None:
     """Although its worker lives on."""
-    process = locked_by_another_process(tmp_path)
+    script, log, folder = tmp_path / "hold.py", tmp_path / "log.txt", tmp_path / "run"
+    script.write_text(HOLD)
+    folder.mkdir()
+    pid = start([str(script), str(folder)], log)
     try:
-        message = f"process {process.pid} of .* is training in {re.escape(str(tmp_path))}: wait for it.*--output_dir"
+        while not log.exists() or "ready" not in log.read_text():
+            time.sleep(0.01)
+        message = f"process {pid} of .* is training in {re.escape(str(folder))}: wait for it.*--output_dir"
         for _ in range(2):
             with pytest.raises(BlockingIOError, match=message):
-                lock_folder(tmp_path)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
-        lock_folder(tmp_path)
-        lock_folder(tmp_path)  # this process's own
+                lock_folder(folder)
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        lock_folder(folder)
+        lock_folder(folder)  # this process's own
     finally:
-        os.close(process.write_end)  # type: ignore[attr-defined]
-        process.kill()
-        process.communicate()
+        os.killpg(pid, signal.SIGKILL)
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:

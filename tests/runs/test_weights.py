@@ -146,6 +146,14 @@ def test_repeated_export_adds_no_second_copy(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 2 + 3
 
 
+def test_a_run_with_weights_of_its_own_has_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        assert Path(export_weights(network(seed), str(tmp_path / "run"), "run")) == tmp_path / "run" / "model.pt"
+    assert files(tmp_path) == {"run/model.pt"}
+    assert same(network(1), read(tmp_path / "run" / "model.pt"))
+
+
 # pretrained
 
 

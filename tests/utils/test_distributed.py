@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, TINY, Run, make_workflow, run_processes
+from conftest import ROOT, TINY, Run, make_workflow, run_workflow
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from processes import run_ranks
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -81,10 +82,7 @@ def recorder(file: Path) -> str:
 def train_rank(rank: int, dataset_dir: Path, folder: Path, settings: dict[str, Any], files: tuple[str, ...]) -> None:
     """One process on a machine of its own: nothing but the network connects the ranks."""
     overlay = recorder(folder / f"{rank}.pt")
-    workflow = make_workflow(*files, overlay, dataset_dir=dataset_dir, folder=folder / f"rank{rank}", **settings)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    run_workflow(*files, overlay, dataset_dir=dataset_dir, folder=folder / f"rank{rank}", **settings)
 
 
 def train(
@@ -92,7 +90,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Records of all ranks."""
     folder.mkdir(exist_ok=True)
-    run_processes(train_rank, world_size, dataset_dir, folder, settings, files)
+    run_ranks(train_rank, world_size, dataset_dir, folder, settings, files)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
@@ -161,7 +159,6 @@ def loss_without_dice(**arguments: Any) -> SimCVDLoss:
     return loss
 
 
-@pytest.mark.slow
 def test_without_what_belongs_to_a_process_gradients_are_those_of_an_ordinary_run(
     dataset_dir: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +189,8 @@ def test_all_ranks_end_alike_and_rank_0_alone_writes(dataset_dir: Path, tmp_path
         for record in records[1:]:
             for key, tensor in records[0]["end"][name].items():
                 assert torch.equal(tensor, record["end"][name][key]), f"{name}.{key}"
+    weights = torch.load(tmp_path / "rank0" / "models" / "model.pt", weights_only=True)
+    assert weights.keys() == records[0]["end"]["network_def"].keys()  # without the wrapper's prefix
     within = [record["start"][1]["teacher"]["encoder.0.0.adn.N.running_mean"] for record in records]
     assert not torch.equal(within[0], within[1])  # in the middle of an epoch
     assert sorted(path.name for path in (tmp_path / "rank0").iterdir()) == ["cache", "models", "run"]
@@ -212,24 +211,20 @@ def test_all_ranks_end_alike_and_rank_0_alone_writes(dataset_dir: Path, tmp_path
 
 
 def evaluate_rank(rank: int, dataset_dir: Path, folder: Path, settings: dict[str, Any]) -> None:
-    workflow = make_workflow(
+    run_workflow(
         *MULTI, "evaluate.json", dataset_dir=dataset_dir, folder=folder, output_dir=str(folder / f"rank{rank}"),
         **settings,
     )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 @pytest.mark.parametrize("section", ["labeled", "validation"])
 def test_evaluation_in_two_processes_gives_the_files_of_one(
-    run_bundle: Run, dataset_dir: Path, tmp_path: Path, section: str
+    run_bundle: Run, dataset_dir: Path, trained_run: Path, tmp_path: Path, section: str
 ) -> None:
     """Three cases for two processes, and one case for two."""
-    settings = {"eval_section": section, "num_labeled": 3, "weights": str(tmp_path / "models" / "model.pt")}
-    run_bundle("train.json", **NO_VALIDATION)
+    settings = {"eval_section": section, "num_labeled": 3, "weights": str(trained_run / "models" / "model.pt")}
     run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "one"), **settings)
-    run_processes(evaluate_rank, 2, dataset_dir, tmp_path, settings)
+    run_ranks(evaluate_rank, 2, dataset_dir, tmp_path, settings)
     for name in ("per_case.csv", "summary.json"):
         assert (tmp_path / "rank0" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert not (tmp_path / "rank1").exists()
@@ -250,7 +245,7 @@ def test_validation_cases_are_split_and_their_mean_is_over_all(
 ) -> None:
     """Three cases for two processes: weighted by case, not by process."""
     items = [{key: str(dataset_dir / f"{key}_{n}.nii.gz") for key in ("image", "label")} for n in (5, 6, 7)]
-    run_processes(validate_rank, 2, dataset_dir, tmp_path, items)
+    run_ranks(validate_rank, 2, dataset_dir, tmp_path, items)
     results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert [cases for cases, *_ in results] == [2, 1]
     assert results[0][1:] == results[1][1:]
@@ -282,7 +277,7 @@ def test_gathered_contrast_is_that_of_all_rows(tmp_path: Path) -> None:
     """Value and gradient, averaged over the processes."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = (F.normalize(torch.randn(6, 4, generator=generator), dim=1) for _ in range(2))
-    run_processes(contrast_rank, 2, tmp_path, student, teacher)
+    run_ranks(contrast_rank, 2, tmp_path, student, teacher)
     rows = student.clone().requires_grad_()
     expected = BoundaryContrastiveLoss(0.5)(rows, teacher)
     expected.backward()
@@ -315,7 +310,7 @@ def parts_rank(rank: int, folder: Path) -> None:
 
 
 def test_statistics_are_averaged_and_process_0_speaks_for_all(tmp_path: Path) -> None:
-    run_processes(parts_rank, 2, tmp_path)
+    run_ranks(parts_rank, 2, tmp_path)
 
 
 def count_reads(data: dict[str, Any]) -> dict[str, Any]:
@@ -340,7 +335,7 @@ def cache_rank(rank: int, folder: Path, shared: bool) -> None:
 def test_cases_are_prepared_once_a_disk(tmp_path: Path, shared: bool) -> None:
     """Two machines with two processes each, with and without a shared disk: each process does its part."""
     (tmp_path / "reads").mkdir()
-    run_processes(cache_rank, 4, tmp_path, shared, per_machine=2)
+    run_ranks(cache_rank, 4, tmp_path, shared, per_machine=2)
     reads = [[int(n) for n in (tmp_path / "reads" / f"{rank}").read_text().split()] for rank in range(4)]
     machines = [[n for part in reads for n in part]] if shared else [reads[0] + reads[1], reads[2] + reads[3]]
     for machine in machines:
@@ -402,8 +397,8 @@ def test_a_killed_process_ends_all_and_one_process_continues(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
          "--config_file", str([str(file) for file in configs]),
          *(part for name, value in settings.items() for part in (f"--{name}", str(value)))],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1",
-                           "CUDA_VISIBLE_DEVICES": ""},
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}",
+                           "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
     )  # fmt: skip
     assert result.returncode != 0

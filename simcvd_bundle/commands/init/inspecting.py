@@ -87,7 +87,8 @@ def read_grid(path: Path) -> Grid:
             affine[:3, 3] = [float(place) for place in header.GetOrigin()][:3]
             affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's LPS to RAS
     except Exception as error:  # whatever nibabel or ITK raise
-        raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1:] or error!r}") from error
+        reason = next(reversed(str(error).strip().splitlines()), repr(error))
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     if len(shape) < 3 or min(shape) < 1:
         raise ValueError(f"{path} has the shape {shape}: three axes are expected.")
     if abs(np.linalg.det(affine[:3, :3])) < 1e-9:

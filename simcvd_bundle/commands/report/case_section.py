@@ -57,7 +57,7 @@ def case_section(
         if predictions:
             raise ValueError("predictions need dataset_dir, the folder of the evaluated images and labels.")
         return Section(TITLE, ["Left out: no images given (option dataset_dir)."])
-    folders = predictions or [str(evaluation.folder) for evaluation in evaluations]
+    folders: Sequence[str | None] = predictions or [None] * len(evaluations)
     if len(folders) != len(evaluations):
         raise ValueError(f"predictions must be one folder per evaluation, got {len(folders)} for {len(evaluations)}.")
     return draw_cases(evaluations, [case_files(evaluations[0], dataset_dir, datalist, folder) for folder in folders])

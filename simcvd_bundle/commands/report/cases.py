@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from monai.data.folder_layout import FolderLayout
 from monai.transforms.io.array import LoadImage
 from monai.transforms.spatial.array import Orientation
 from nibabel.filebasedimages import ImageFileError
 
 from simcvd_bundle.commands.report.evaluations import Evaluation
 from simcvd_bundle.commands.report.plots import data_uri, style
-from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.datalists import common_folder, load_datalist
 from simcvd_bundle.evaluation.handler import distinct_case_names
-from simcvd_bundle.evaluation.masks import result_files
 
 CONTOURS = {
     "orange": "#E69F00", "sky blue": "#56B4E9", "green": "#009E73", "yellow": "#F0E442", "red": "#D55E00",
@@ -65,14 +65,16 @@ class Volumes:
         return sorted(int(value) for value in np.union1d(self.label, self.pred) if value != 0)
 
 
-def case_files(evaluation: Evaluation, dataset_dir: str, datalist: str, folder: str | Path) -> dict[str, CaseFiles]:
+def case_files(
+    evaluation: Evaluation, dataset_dir: str, datalist: str, predictions: str | None = None
+) -> dict[str, CaseFiles]:
     """Files of every evaluated case, by the name that ``per_case.csv`` gives it.
 
     Args:
         evaluation: names section and cases.
         dataset_dir: folder of the images and labels.
         datalist: as for ``load_datalist``.
-        folder: where the masks lie, see ``result_files``.
+        predictions: folder of masks that inference wrote; by default those that the evaluation kept.
 
     Raises:
         FileNotFoundError: when the datalist or a file named in it is missing.
@@ -88,11 +90,13 @@ def case_files(evaluation: Evaluation, dataset_dir: str, datalist: str, folder: 
         dataset_dir, section, datalist, num_labeled=evaluation.info.get("num_labeled"), require_labels=True
     )
     names = distinct_case_names(str(item["label"]) for item in items)
-    seg, sdm = (list(result_files(items, folder, kind).values()) for kind in ("seg", "sdm"))
-    files = {
-        names[str(item["label"])]: CaseFiles(_first(item["image"]), str(item["label"]), *results)
-        for item, *results in zip(items, seg, sdm, strict=True)
-    }
+    folder, root = (evaluation.folder, common_folder(items)) if predictions is None else (predictions, "")
+    seg, sdm = (FolderLayout(folder, kind, ".nii.gz", data_root_dir=root) for kind in ("seg", "sdm"))
+    files = {}
+    for item in items:
+        image = item["image"][0] if isinstance(item["image"], list) else item["image"]
+        results = (Path(layout.filename(image)) for layout in (seg, sdm))
+        files[names[str(item["label"])]] = CaseFiles(image, str(item["label"]), *results)
     absent = [case for case in evaluation.cases if case not in files]
     if absent:
         raise ValueError(
@@ -159,10 +163,6 @@ def draw_planes(case: Volumes) -> dict[str, str]:
     if case.sdm is not None:
         images |= {f"{plane}, SDM": _draw(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
     return images
-
-
-def _first(files: str | list[str]) -> str:
-    return files[0] if isinstance(files, list) else files
 
 
 def _read(path: str | Path) -> Any:

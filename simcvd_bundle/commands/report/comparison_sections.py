@@ -10,7 +10,7 @@ import numpy as np
 
 from simcvd_bundle.commands.report.case_section import TITLE, draw_cases
 from simcvd_bundle.commands.report.cases import CaseFiles, case_files
-from simcvd_bundle.commands.report.page import Section, Table
+from simcvd_bundle.commands.report.page import FigureRow, Section, Table
 from simcvd_bundle.commands.report.plot_sections import curves_section, distribution_section, labeled_section
 from simcvd_bundle.commands.report.runs import Comparison, EvaluatedRun, Group, differing
 from simcvd_bundle.commands.report.score_sections import (
@@ -100,10 +100,12 @@ def runs_section(folder: Path, comparisons: Sequence[Comparison], unfinished: Se
 def seeds_section(groups: Sequence[Group]) -> tuple[Section, list[Record]]:
     """Mean over the cases for every seed, and mean and standard deviation of these."""
     text = (
-        "First the mean over all cases for each seed, then mean ± sample standard deviation (n - 1) of these means over "
-        "the seeds, a dash where there is one seed. This is the spread between trainings; that between cases is above."
+        "First the mean over all cases for each seed, then mean ± sample standard deviation (n - 1) of these means "
+        "over the seeds, a dash where there is one seed. This is the spread between trainings; that between cases is "
+        "above."
     )
-    tables, records = [], []
+    tables: list[Table] = []
+    records: list[Record] = []
     titles = [metric.title for metric in METRICS.values()]
     for title, class_name in groups[0].mean.groups.items():
         overall, each = [], []
@@ -169,7 +171,7 @@ def tests_section(comparison: Comparison, baseline: str) -> tuple[Section, list[
 def drawn_section(comparison: Comparison, dataset_dir: str | None) -> Section:
     """Worst, median and best case of the first method of each number of labelled cases, in the first seed of each."""
     paragraphs: list[str] = ["Masks and scores are those of the first seed of each method."]
-    figures = []
+    figures: list[FigureRow] = []
     for groups in comparison.by_number:
         firsts = [min(group.seeds) for group in groups]
         try:
@@ -189,7 +191,7 @@ def _files(group: Group, seed: int, dataset_dir: str | None) -> dict[str, CaseFi
 
 
 def _files_of_run(run: EvaluatedRun, dataset_dir: str | None) -> dict[str, CaseFiles]:
-    return case_files(run.evaluation, dataset_dir or run.dataset_dir, run.datalist, run.evaluation.folder)
+    return case_files(run.evaluation, dataset_dir or run.dataset_dir, run.datalist)
 
 
 def _apart(comparisons: Sequence[Comparison]) -> list[str]:

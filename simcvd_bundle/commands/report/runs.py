@@ -125,7 +125,8 @@ def find_runs(folder: Path) -> tuple[list[EvaluatedRun], list[str]]:
             unfinished.append(f"{record.parent.name} ({'not evaluated' if trained else 'not trained to its end'})")
     if not evaluated:
         raise ValueError(
-            f"No run in {folder} is finished: {', '.join(unfinished)}. Start the experiment again with the same command."
+            f"No run in {folder} is finished: {', '.join(unfinished)}. Start the experiment again with the same "
+            "command."
         )
     return evaluated, unfinished
 

@@ -1,0 +1,110 @@
+"""The life of a run: what happens around the engines of a training or an evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.engines import Evaluator, Trainer
+
+from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
+from simcvd_bundle.runs.config import RunSettings
+from simcvd_bundle.runs.folder import prepare_folder
+from simcvd_bundle.runs.tracking import Tracking
+from simcvd_bundle.runs.weights import export_weights, load_pretrained
+from simcvd_bundle.utils.distributed import from_rank_0
+from simcvd_bundle.utils.memory import keep_freed_memory
+
+logger = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """Train or evaluate, with all that a run needs before and leaves behind.
+
+    Args:
+        output_dir: folder of the run.
+        ckpt_dir: folder of the bundle's weights.
+        resume: continue the run in ``output_dir`` from its newest checkpoint.
+        pretrained: weights or checkpoint to start from, see ``load_pretrained``; not read again by a resumed run.
+        checkpoint_interval: epochs between two checkpoints.
+        handlers: the handlers of all engines, see ``Tracking``.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        ckpt_dir: str,
+        resume: bool = False,
+        pretrained: str | None = None,
+        checkpoint_interval: int = 1,
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        self.output_dir = output_dir
+        self.ckpt_dir = ckpt_dir
+        self.resume = resume
+        self.pretrained = pretrained
+        self.checkpoint_interval = checkpoint_interval
+        self.handlers = handlers
+
+    def train(self, trainer: Trainer, evaluators: Mapping[str, Evaluator], checkpoint: Mapping[str, Any]) -> None:
+        """Train, validate once more if the last epoch was not validated, and write the student's weights.
+
+        Args:
+            trainer: the trainer.
+            evaluators: validation engines by the name of the network that they validate; those without data are passed
+                over.
+            checkpoint: what checkpoints hold besides, by name: ``student``, a ModuleDict whose ``network`` is the
+                result, and anything else with ``state_dict`` and ``load_state_dict``.
+
+        Raises:
+            OSError: when a folder or file cannot be written, or another process trains in ``output_dir``.
+            ValueError: when weights or checkpoints do not fit.
+        """
+        keep_freed_memory()
+        prepare_folder(self.output_dir, self.ckpt_dir, self.resume)
+        if not self.resume:
+            load_pretrained(checkpoint["student"], self.pretrained)
+        loader: Any = trainer.data_loader
+        objects = {
+            "settings": RunSettings(loader.dataset.data),
+            **checkpoint,
+            **{f"{name}_best_metric": BestMetric(evaluator) for name, evaluator in evaluators.items()},
+        }
+        folder = f"{self.output_dir}/checkpoints"
+        RunCheckpoint(folder, objects, self.checkpoint_interval, resume=self.resume).attach(trainer)
+        with Tracking(self.handlers) as tracking:
+            tracking.run(trainer)
+            for name, evaluator in evaluators.items():
+                self._validate(name, evaluator, trainer)
+            network = checkpoint["student"]["network"]
+            weights = from_rank_0(lambda: export_weights(network, self.output_dir, self.ckpt_dir))
+            written = Path(self.output_dir, "model.pt")
+            tracking.log_files(written)
+            logger.info("Wrote the student's weights: %s (and %s)", weights, written)
+            logger.info("Wrote checkpoints and TensorBoard logs: %s", self.output_dir)
+
+    def evaluate(self, evaluator: Evaluator) -> None:
+        """Evaluate; the evaluator's ``EvaluationReport`` writes to ``output_dir``.
+
+        Args:
+            evaluator: the evaluator.
+        """
+        keep_freed_memory()
+        with Tracking(self.handlers) as tracking:
+            tracking.run(evaluator)
+            tracking.log_files(Path(self.output_dir, "per_case.csv"), Path(self.output_dir, "summary.json"))
+
+    @staticmethod
+    def _validate(name: str, evaluator: Evaluator, trainer: Trainer) -> None:
+        if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
+            return
+        if evaluator.state.epoch != trainer.state.epoch:
+            evaluator.run(trainer.state.epoch)
+        state: Any = evaluator.state
+        logger.info(
+            "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
+            name, trainer.state.iteration, state.metrics[state.key_metric_name], state.best_metric,
+            state.best_metric_epoch,
+        )  # fmt: skip
