@@ -224,7 +224,7 @@ def visible_devices() -> list[str | None]:
     if count < 2:
         return [None]
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [*(given.split(",")[:count] if given else map(str, range(count)))]
+    return [*(map(str.strip, given.split(",")) if given else map(str, range(count)))][:count]
 
 
 def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None) -> bool:
