@@ -40,14 +40,16 @@ def experiment_sections(
     for comparison in comparisons:
         means = [group.mean for group in comparison.groups]
         scores, of_cases = summary_section(means)
-        text = "The value of a case is its mean over the seeds"
-        text += "; the folds are put together, so each case counts once." if "folds" in comparison.settings else "."
+        text = (
+            "The value of a case is its mean over the seeds, a failure one of this mean; those of each seed are below."
+        )
+        text += " The folds are put together, so each case counts once." if "folds" in comparison.settings else ""
         scores = replace(scores, title="Scores over cases", paragraphs=[text, *scores.paragraphs])
         over_seeds, of_seeds = seeds_section(comparison.groups)
         tests, of_tests = tests_section(comparison, baseline)
         failed, of_failures = failure_section([one for group in comparison.groups for one in group.seeds.values()])
         sections = [
-            replace(settings_section(means), title="Settings"),
+            settings_section([replace(mean, folder=folder) for mean in means]),
             scores,
             over_seeds,
             tests,

@@ -182,11 +182,18 @@ def average(name: str, evaluations: Sequence[Evaluation], info: dict[str, Any]) 
 
 
 def _group(method: str, number: int | None, runs: list[EvaluatedRun], suffix: str) -> Group:
-    name = ", ".join(filter(None, (method, "" if number is None else f"{number} labelled", suffix)))
-    seeds = {seed: _pool(f"{name}, seed {seed}", seed, runs) for seed in sorted({run.seed for run in runs})}
+    about = [*([] if number is None else [f"{number} labelled"]), *([suffix] if suffix else [])]
+    name = _name(method, about)
+    seeds = {
+        seed: _pool(_name(method, [*about, f"seed {seed}"]), seed, runs) for seed in sorted({r.seed for r in runs})
+    }
     info = {key: value for key, value in runs[0].evaluation.info.items() if key != "weights"}
     info |= {"num_labeled": number, "seeds": ", ".join(map(str, seeds)), "iterations": runs[0].settings["iterations"]}
     return Group(name, method, number, runs, seeds, average(name, list(seeds.values()), info))
+
+
+def _name(method: str, about: Sequence[str]) -> str:
+    return f"{method} ({', '.join(about)})" if about else method
 
 
 def _pool(name: str, seed: int, runs: Sequence[EvaluatedRun]) -> Evaluation:
