@@ -511,12 +511,6 @@ def test_command_line(tmp_path: Path) -> None:
     assert "Baseline: 0.10." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_matplotlib_loads_with_the_command_only() -> None:
-    code = "import sys, simcvd_bundle.commands.report; print('matplotlib' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
-
-
 def write_run(
     experiment_dir: Path,
     method: str,

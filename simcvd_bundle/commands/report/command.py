@@ -12,9 +12,18 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 from simcvd_bundle.commands.arguments import parse_list
+from simcvd_bundle.commands.report.case_section import case_section
+from simcvd_bundle.commands.report.comparison_sections import experiment_sections
 from simcvd_bundle.commands.report.evaluations import Evaluation, load_evaluations
 from simcvd_bundle.commands.report.page import Section, to_html, to_markdown
+from simcvd_bundle.commands.report.plot_sections import curves_section, distribution_section, labeled_section
 from simcvd_bundle.commands.report.runs import compare, default_baseline, find_runs
+from simcvd_bundle.commands.report.score_sections import (
+    failure_section,
+    paired_section,
+    settings_section,
+    summary_section,
+)
 from simcvd_bundle.utils.atomic import atomically
 
 Record = dict[str, Any]
@@ -84,8 +93,6 @@ SetParseFns(
 
 
 def _of_experiment(folder: Path, baseline: str | None, dataset_dir: str | None) -> tuple[list[Section], list[Record]]:
-    from simcvd_bundle.commands.report.comparison_sections import experiment_sections  # matplotlib loads here
-
     found, unfinished = find_runs(folder)
     chosen = baseline or default_baseline(found)
     return experiment_sections(folder, compare(found, chosen), unfinished, chosen, dataset_dir)
@@ -95,25 +102,22 @@ def _of_evaluations(
     loaded: Sequence[Evaluation], baseline: str | None, runs: Sequence[str] | None, predictions: Sequence[str] | None,
     dataset_dir: str | None, datalist: str,
 ) -> tuple[list[Section], list[Record]]:  # fmt: skip
-    from simcvd_bundle.commands.report import plot_sections, score_sections  # matplotlib and tensorboard load here
-    from simcvd_bundle.commands.report.case_section import case_section
-
     by_name = {evaluation.name: evaluation for evaluation in loaded}
     chosen = baseline if baseline is not None else loaded[0].name
     if chosen not in by_name:
         raise ValueError(f"No evaluation is named {chosen!r}: choose baseline from {list(by_name)}.")
-    scores, of_scores = score_sections.summary_section(loaded)
-    tests, of_tests = score_sections.paired_section(loaded, by_name[chosen])
-    failed, of_failures = score_sections.failure_section(loaded)
+    scores, of_scores = summary_section(loaded)
+    tests, of_tests = paired_section(loaded, by_name[chosen])
+    failed, of_failures = failure_section(loaded)
     page = [
-        score_sections.settings_section(loaded),
+        settings_section(loaded),
         scores,
         tests,
-        plot_sections.distribution_section(loaded),
+        distribution_section(loaded),
         failed,
         case_section(loaded, predictions, dataset_dir, datalist),
-        plot_sections.labeled_section(loaded),
-        plot_sections.curves_section(runs),
+        labeled_section(loaded),
+        curves_section(runs),
     ]
     return page, [*of_scores, *of_tests, *of_failures]
 
