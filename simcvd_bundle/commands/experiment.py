@@ -218,7 +218,7 @@ def check_evaluation(run: Run, eval_section: str, inference_mode: str) -> None:
         raise ValueError(f"{run.name} cannot be evaluated: {root_cause(error)}") from error
 
 
-def visible_devices() -> list[str | None]:
+def visible_devices() -> Sequence[str | None]:
     """What ``CUDA_VISIBLE_DEVICES`` is to be for each run at a time; ``None`` leaves it as it is."""
     count = torch.cuda.device_count()
     if count < 2:

@@ -194,6 +194,7 @@ def test_a_finished_run_is_kept_and_other_settings_are_refused(
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == written
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_folds_of_several_numbers_of_labels_validate_on_their_own(
     overlay: str, dataset_dir: Path, tmp_path: Path
