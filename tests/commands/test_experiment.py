@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, Run
 from processes import subprocess_run
 
 from simcvd_bundle.commands import experiment as experiments
@@ -25,6 +28,7 @@ from simcvd_bundle.commands.arguments import parse_numbers
 from simcvd_bundle.commands.experiment import experiment, plan, visible_devices
 from simcvd_bundle.data.datalists import write_folds
 from simcvd_bundle.utils.atomic import write_json
+from simcvd_bundle.utils.errors import root_cause
 
 OVERRIDES = {name: value for name, value in TINY.items() if name not in ("bundle_root", "num_labeled", "log_interval")}
 
@@ -192,6 +196,41 @@ def test_a_finished_run_is_kept_and_other_settings_are_refused(
         experiment(str(dataset_dir), overlay, **arguments)
     assert "made with another content of overlays" in caplog.text
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == written
+
+
+def test_kept_masks_have_the_values_of_the_label_files(
+    dataset_dir: Path, trained_run: Path, run_bundle: Run, tmp_path: Path
+) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data")
+    for file in data.glob("label_*"):
+        label = nib.load(file)
+        nib.save(nib.Nifti1Image(5 * np.asarray(label.dataobj), label.affine), file)
+    settings: dict[str, Any] = {
+        "dataset_dir": data, "weights": str(trained_run / "run/model.pt"), "save_predictions": True,
+        "inference_mode": "fast", "label_values": {"0": 0, "5": 1},
+    }  # fmt: skip
+    run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), **settings)
+    with (tmp_path / "eval/per_case.csv").open(newline="") as stream:
+        dice = {row["case"]: float(row["dice"]) for row in csv.DictReader(stream)}
+    for number in (6, 7):
+        mask, label = (
+            nib.load(f) for f in (tmp_path / f"eval/image_{number}_seg.nii.gz", data / f"label_{number}.nii.gz")
+        )
+        assert set(np.unique(mask.dataobj)) == {0, 5}
+        assert np.allclose(mask.affine, label.affine)
+        p, y = (np.asarray(image.dataobj) == 5 for image in (mask, label))
+        assert dice[f"label_{number}"] == pytest.approx(2 * (p & y).sum() / (p.sum() + y.sum()))
+
+
+def test_an_evaluation_whose_masks_cannot_be_written_is_not_finished(
+    trained_run: Path, run_bundle: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "eval/image_6_seg.nii.gz/full").mkdir(parents=True)
+    settings = {"weights": str(trained_run / "run/model.pt"), "save_predictions": True, "inference_mode": "fast"}
+    with pytest.raises(RuntimeError) as failed:
+        run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), **settings)
+    assert "image_6.nii.gz: a result cannot be written" in str(root_cause(failed.value))
+    assert not (tmp_path / "eval/summary.json").exists()
 
 
 @pytest.mark.slow
