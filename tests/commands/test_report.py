@@ -581,7 +581,7 @@ def test_one_seed_has_no_spread_and_other_seeds_are_named(tmp_path: Path) -> Non
     text, rows = report_of(tmp_path)
     assert "| simcvd (4 labelled) | 1 | 30.00 ± - |" in text
     assert "Baseline: mean_teacher (4 labelled)." in text  # the first by name, without supervised
-    assert "The seeds differ: simcvd (4 labelled) has 0, mean_teacher (4 labelled) has 0, 1." in text
+    assert "The seeds differ: simcvd (4 labelled) has 0; mean_teacher (4 labelled) has 0, 1." in text
     assert "Not tested, as there is no mean_teacher to test against: simcvd (8 labelled)." in text
     assert {row["run"] for row in rows if row["table"] == "paired"} == {"simcvd (4 labelled)"}
 

@@ -164,7 +164,7 @@ def tests_section(comparison: Comparison, baseline: str) -> tuple[Section, list[
             if set(group.seeds) != set(first.seeds):
                 seeds = [", ".join(map(str, one.seeds)) for one in (group, first)]
                 paragraphs.append(
-                    f"The seeds differ: {group.name} has {seeds[0]}, {first.name} has {seeds[1]}. A mean over more "
+                    f"The seeds differ: {group.name} has {seeds[0]}; {first.name} has {seeds[1]}. A mean over more "
                     "seeds varies less."
                 )
     return Section("Paired tests", list(dict.fromkeys(paragraphs)), tables), records
