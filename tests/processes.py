@@ -11,11 +11,12 @@ import resource
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import monai.bundle  # noqa: F401 loaded once, for all forks
 import pytest
@@ -96,6 +97,11 @@ def run(
     before = log.stat().st_size if log.exists() else 0
     code = wait(start(arguments, log, folder, file_size))
     return code, log.read_bytes()[before:].decode(errors="replace")
+
+
+def subprocess_run(command: Sequence[str], *, stdout: IO[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """``subprocess.run`` of a Python command with a log, but forked."""
+    return subprocess.CompletedProcess(command, wait(start(command[1:], Path(stdout.name))))
 
 
 def bundle_arguments(files: Sequence[str], settings: Mapping[str, Any], run_id: str = "run") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -22,19 +23,30 @@ from simcvd_bundle.commands.arguments import parse_list, parse_numbers
 from simcvd_bundle.data.datalists import write_folds
 from simcvd_bundle.runs.provenance import provenance
 from simcvd_bundle.utils.atomic import write_json
+from simcvd_bundle.utils.errors import root_cause
 from simcvd_bundle.utils.paths import BUNDLE_ROOT
 
 logger = logging.getLogger(__name__)
 
 RECORD, CONFIG, LOG = "record.json", "config.json", "log.txt"
+EVALUATE = str(BUNDLE_ROOT / "configs" / "evaluate.json")
 
 
 class Run(NamedTuple):
-    """One training: its name is its folder, ``files`` are its configs in order, ``overrides`` come last."""
+    """One training.
+
+    Attributes:
+        name: its folder.
+        files: its configs in order.
+        overrides: ids that come last, values as JSON holds them.
+        fold: of a cross-validation the ``number`` of the fold, how many there are (``of``) and, as each trains with
+            fewer, ``num_labeled`` of the whole.
+    """
 
     name: str
     files: list[str]
     overrides: dict[str, Any]
+    fold: dict[str, int] | None = None
 
 
 def experiment(
@@ -52,10 +64,10 @@ def experiment(
     """Train and evaluate every experiment with every number of labelled cases and every seed.
 
     Each run has the folder OUTPUT_DIR/EXPERIMENT_NUMBER_seedSEED with checkpoints, TensorBoard logs of every iteration,
-    the final model.pt, its merged configuration config.json, log.txt, eval_SECTION_MODE/ and record.json (settings, and
-    of every start: version, commit, hardware, packages). Started again, finished runs are kept, an interrupted one
-    continues from its last checkpoint, and one that failed is tried again. One run at a time, or one a GPU. Lists are
-    given as "[a,b]".
+    the final model.pt, its merged configuration config.json, log.txt, eval_SECTION_MODE/ (scores and masks) and
+    record.json (settings, and of every start: version, commit, hardware, packages). Started again, finished runs are
+    kept, an interrupted one continues from its last checkpoint, and one that failed is tried again. One run at a time,
+    or one a GPU (of CUDA_VISIBLE_DEVICES, if set). Lists are given as "[a,b]". `report OUTPUT_DIR` compares the runs.
 
     Args:
         dataset_dir: folder of the data.
@@ -72,7 +84,8 @@ def experiment(
 
     Raises:
         FileNotFoundError: for an unknown overlay or missing data.
-        ValueError: when settings do not fit, before anything runs, and at the end when runs have failed.
+        ValueError: when settings do not fit or nothing would be evaluated, before anything runs, and at the end when
+            runs have failed.
     """
     target = Path(output_dir).resolve()
     common = {"dataset_dir": str(Path(dataset_dir).resolve()), **overrides}
@@ -80,9 +93,12 @@ def experiment(
     if folds:
         runs = [fold for run in runs for fold in split(run, folds, target)]
         eval_section = "validation"
-    devices: SimpleQueue[int] = SimpleQueue()
-    number_of_devices = max(1, torch.cuda.device_count())
-    for device in range(number_of_devices):
+    if eval_section != "none":
+        for run in runs:
+            check_evaluation(run, eval_section, inference_mode)
+    devices: SimpleQueue[str | None] = SimpleQueue()
+    names = visible_devices()
+    for device in names:
         devices.put(device)
 
     def one(run: Run) -> bool:
@@ -92,7 +108,7 @@ def experiment(
         finally:
             devices.put(device)
 
-    with ThreadPoolExecutor(number_of_devices) as threads:
+    with ThreadPoolExecutor(len(names)) as threads:
         succeeded = list(threads.map(one, runs))
     failed = [run.name for run, good in zip(runs, succeeded, strict=True) if not good]
     if failed:
@@ -111,26 +127,59 @@ def plan(
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
 ) -> list[Run]:
-    """Runs in order: all experiments with the first seed and number of labelled cases, then the next number."""
-    runs = []
+    """Runs in order: all experiments with the first seed and number of labelled cases, then the next number.
+
+    Raises:
+        FileNotFoundError: for an unknown overlay.
+        ValueError: when an overlay cannot be read, two runs would share a folder, or a value is none that JSON can
+            hold.
+    """
+    runs: dict[str, Run] = {}
     numbers: Sequence[int | None] = num_labeled or [None]
     for seed, number, name in itertools.product(seeds, numbers, experiments):
         overlays = [_overlay(part) for part in (data, *name.split("+")) if part != "simcvd"]
-        parts = [Path(part).stem.removeprefix("method_").removeprefix("ablation_") for part in name.split("+")]
         chosen = {} if number is None else {"num_labeled": number}
-        runs.append(
-            Run(
-                "_".join(["+".join(parts), *map(str, chosen.values()), f"seed{seed}"]),
-                [str(file) for file in (BUNDLE_ROOT / "configs" / "train.json", *overlays)],
-                {**overrides, **chosen, "seed": seed, "log_interval": 1},
-            )
+        run = Run(
+            "_".join([method_name(overlays[1:]), *map(str, chosen.values()), f"seed{seed}"]),
+            [str(file) for file in (BUNDLE_ROOT / "configs" / "train.json", *overlays)],
+            {name: as_json(name, value) for name, value in {**overrides, **chosen, "seed": seed}.items()}
+            | {"log_interval": 1},
         )
-    return runs
+        if run.name in runs:
+            files = [", ".join(other.files[2:]) or "simcvd" for other in (runs[run.name], run)]
+            raise ValueError(
+                f"{files[0]} and {files[1]} would share the folder {run.name}: give an overlay file another name, or "
+                "leave out what is listed twice."
+            )
+        runs[run.name] = run
+    return list(runs.values())
+
+
+def method_name(overlays: Sequence[str | Path]) -> str:
+    """What a combination of overlays is called: their names without the kind, joined by +; without any, simcvd."""
+    names = [Path(part).stem.removeprefix("method_").removeprefix("ablation_") for part in overlays]
+    return "+".join(names) or "simcvd"
+
+
+def as_json(name: str, value: Any) -> Any:
+    """What JSON gives back for a value: a record compares with it, and configs hold nothing else.
+
+    Raises:
+        ValueError: when it cannot hold the value of this name.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}, which a config cannot hold ({error}): give what JSON can.") from None
 
 
 def _overlay(name: str) -> Path:
     for file in (BUNDLE_ROOT / "configs" / f"{name}.json", Path(name)):
         if file.is_file():
+            try:
+                dict(ConfigParser.load_config_file(file))
+            except Exception as error:  # of the JSON or YAML reader
+                raise ValueError(f"The overlay {file} cannot be read ({error}): mend it there.") from error
             return file.resolve()
     known = sorted(
         file.stem for kind in ("data", "method", "ablation") for file in BUNDLE_ROOT.glob(f"configs/{kind}_*.json")
@@ -139,24 +188,50 @@ def _overlay(name: str) -> Path:
 
 
 def split(run: Run, folds: int, output_dir: Path) -> list[Run]:
-    """One run for each fold of the labelled cases; their datalists are written to ``output_dir``."""
-    settings = _merged(run)
+    """One run for each fold of the labelled cases; their datalists are written to ``output_dir/folds``."""
+    settings = _config(run.files, run.overrides).get()
     files = write_folds(
         settings["dataset_dir"], folds, output_dir / "folds", settings["datalist"], settings["num_labeled"]
     )
     runs = []
     for number, file in enumerate(files):
-        labeled = sum("label" in item for item in json.loads(file.read_text(encoding="utf-8"))["training"])
-        overrides = {**run.overrides, "datalist": str(file), "num_labeled": labeled}
-        runs.append(Run(f"{run.name}_fold{number}", run.files, overrides))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        trained = sum("label" in item for item in content["training"])
+        fold = {"number": number, "of": folds, "num_labeled": trained + len(content["validation"])}
+        overrides = {**run.overrides, "datalist": str(file), "num_labeled": trained}
+        runs.append(Run(f"{run.name}_fold{number}", run.files, overrides, fold))
     return runs
 
 
-def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: int) -> bool:
+def check_evaluation(run: Run, eval_section: str, inference_mode: str) -> None:
+    """Make the list of cases and the inferer of a run's evaluation, long before it starts.
+
+    Raises:
+        ValueError: when there is no case, one has no label or file, or the settings do not fit.
+    """
+    chosen = {"bundle_root": str(BUNDLE_ROOT), "eval_section": eval_section, "inference_mode": inference_mode}
+    parser = _config([*run.files, EVALUATE], {**run.overrides, **chosen})
+    try:
+        parser.get_parsed_content("validate::dataset::data")
+        parser.get_parsed_content("validate::inferer")
+    except Exception as error:  # MONAI wraps what our functions raised
+        raise ValueError(f"{run.name} cannot be evaluated: {root_cause(error)}") from error
+
+
+def visible_devices() -> Sequence[str | None]:
+    """What ``CUDA_VISIBLE_DEVICES`` is to be for each run at a time; ``None`` leaves it as it is."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return [None]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [*(map(str.strip, given.split(",")) if given else map(str, range(count)))][:count]
+
+
+def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None) -> bool:
     """Train and evaluate one run as far as that has not been done; returns whether all of it is done."""
     folder = output_dir / run.name
     common = {**run.overrides, "bundle_root": str(BUNDLE_ROOT), "ckpt_dir": str(folder / "models")}
-    settings: dict[str, Any] = {"files": [Path(file).name for file in run.files], **run.overrides}
+    settings = _settings(run)
     record: dict[str, Any] = {"run": settings, "starts": []}
     if (folder / RECORD).is_file():
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -168,7 +243,7 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
         resume = any(folder.glob("checkpoints/checkpoint_*.pt"))
         record["starts"].append(provenance())
         write_json(folder / RECORD, record)
-        write_json(folder / CONFIG, _merged(run))
+        write_json(folder / CONFIG, _config(run.files, run.overrides).get())
         logger.info("%s: training%s", run.name, ", continued" if resume else "")
         if not _bundle("training", run.files, {**common, "output_dir": folder, "resume": resume}, folder, device):
             return False
@@ -178,9 +253,8 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
     if not (target / "summary.json").is_file():
         logger.info("%s: evaluating", run.name)
         evaluation = {"output_dir": target, "weights": folder / "model.pt", "eval_section": eval_section}
-        files = [*run.files, str(BUNDLE_ROOT / "configs" / "evaluate.json")]
-        arguments = {**common, **evaluation, "inference_mode": inference_mode}
-        if not _bundle("evaluating", files, arguments, folder, device):
+        arguments = {**common, **evaluation, "inference_mode": inference_mode, "save_predictions": True}
+        if not _bundle("evaluating", [*run.files, EVALUATE], arguments, folder, device):
             return False
     score = json.loads((target / "summary.json").read_text(encoding="utf-8"))["overall"]["dice"]
     dice = "undefined, as all masks are empty" if score["n"] == 0 else f"{score['mean']:.4f} +- {score['std']:.4f}"
@@ -188,21 +262,31 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
     return True
 
 
-def _merged(run: Run) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
+    """What makes a run another one. Of overlays also the content: another file of the same name, or an edited one."""
+    contents = [json.dumps(ConfigParser.load_config_file(file)) for file in run.files[1:]]
+    settings: dict[str, Any] = {
+        "files": [Path(file).name for file in run.files],
+        "content of overlays": [hashlib.sha256(content.encode()).hexdigest()[:12] for content in contents],
+        **run.overrides,
+    }
+    return settings if run.fold is None else {**settings, "fold": run.fold}
+
+
+def _config(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config(run.files)
-    for name, value in run.overrides.items():
+    parser.read_config(list(files))
+    for name, value in overrides.items():
         parser[name] = value
-    content: dict[str, Any] = parser.get()
-    return content
+    return parser
 
 
-def _bundle(run_id: str, files: Sequence[str], settings: Mapping[str, Any], folder: Path, device: int) -> bool:
+def _bundle(run_id: str, files: Sequence[str], settings: Mapping[str, Any], folder: Path, device: str | None) -> bool:
     """Run the bundle in a process of its own, its output appended to the log of the run."""
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BUNDLE_ROOT), os.environ.get("PYTHONPATH", "")])}
-    if torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(device)
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(list(files)), *arguments]
     with (folder / LOG).open("a", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)

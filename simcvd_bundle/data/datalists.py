@@ -17,42 +17,6 @@ from monai.data import load_decathlon_datalist
 
 from simcvd_bundle.utils.atomic import write_json
 
-
-def write_folds(
-    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
-) -> list[Path]:
-    """Write one datalist for each fold of the labelled training cases.
-
-    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
-    and the unlabelled ones; held-out images are in no part of it.
-
-    Args:
-        dataset_dir: folder of the data.
-        folds: number of folds, 2 to the number of labelled cases.
-        output_dir: folder to write to.
-        datalist: file name inside ``dataset_dir`` or an absolute path.
-        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
-
-    Returns:
-        The files ``fold_K.json``, paths in them absolute.
-
-    Raises:
-        ValueError: when there are fewer labelled cases than folds.
-    """
-    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
-    labeled = [item for item in items if "label" in item]
-    unlabeled = [item for item in items if "label" not in item]
-    if not 2 <= folds <= len(labeled):
-        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
-    files = []
-    for fold in range(folds):
-        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
-        file = output_dir / f"fold_{fold}.json"
-        write_json(file, {"training": kept + unlabeled, "validation": labeled[fold::folds]})
-        files.append(file)
-    return files
-
-
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -206,6 +170,56 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
         return labeled
     kept_ids = {id(item) for item in labeled}
     return [item if id(item) in kept_ids else {k: v for k, v in item.items() if k != "label"} for item in items]
+
+
+def common_folder(items: Sequence[Item]) -> str:
+    """The deepest folder that holds the images of all items, of several files the first; empty without items.
+
+    Results that keep their image's path below it (``data_root_dir`` of ``SaveImage``) differ where names are equal.
+    """
+    images = [item["image"][0] if isinstance(item["image"], list) else item["image"] for item in items]
+    return os.path.commonpath([os.path.dirname(image) for image in images]) if images else ""
+
+
+def write_folds(
+    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
+) -> list[Path]:
+    """Write one datalist for each fold of the labelled training cases.
+
+    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
+    and the unlabelled ones; held-out images are in no part of it. Each number of labelled cases has its own files.
+
+    Args:
+        dataset_dir: folder of the data.
+        folds: number of folds, 2 to the number of labelled cases.
+        output_dir: folder to write to.
+        datalist: file name inside ``dataset_dir`` or an absolute path.
+        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
+
+    Returns:
+        The files ``N_labeled/fold_K.json`` below ``output_dir``, paths in them absolute.
+
+    Raises:
+        ValueError: when there are fewer labelled cases than folds, or a file exists with other cases.
+    """
+    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
+    labeled = [item for item in items if "label" in item]
+    unlabeled = [item for item in items if "label" not in item]
+    if not 2 <= folds <= len(labeled):
+        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
+    contents = {}
+    for fold in range(folds):
+        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
+        file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
+        contents[file] = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
+    for file, content in contents.items():
+        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
+            raise ValueError(
+                f"{file} is of another number of folds or another datalist: choose another output_dir for these folds."
+            )
+    for file, content in contents.items():
+        write_json(file, content)
+    return list(contents)
 
 
 def find_images(folder: str, in_channels: int = 1) -> list[Item]:

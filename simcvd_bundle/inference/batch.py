@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
 from monai.engines import SupervisedEvaluator
@@ -38,6 +39,10 @@ class Results:
         self.threads = ThreadPoolExecutor(num_threads)
         self.max_pending = max_pending
         self.pending: deque[tuple[str, Future[Any]]] = deque()
+
+    def attach(self, engine: Engine) -> None:
+        """Wait for the results when the engine has seen all cases, before the handlers that come later."""
+        engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def fail(self, case: str, reason: BaseException | str) -> None:
         """Record a case as bad; the first reason counts."""

@@ -8,9 +8,9 @@ import io
 import json
 import math
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,14 +18,25 @@ import fire
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
+from processes import subprocess_run
 from scipy.stats import t
 from torch.utils.tensorboard import SummaryWriter
 
+from simcvd_bundle.commands import experiment as experiments
 from simcvd_bundle.commands.arguments import parse_list
 from simcvd_bundle.commands.report import report
 from simcvd_bundle.commands.report.case_section import case_section, choose_cases
-from simcvd_bundle.commands.report.cases import Volumes, contour_colors, draw_planes, load_case, mean_dice, plane_index
+from simcvd_bundle.commands.report.cases import (
+    Volumes,
+    case_files,
+    contour_colors,
+    draw_planes,
+    load_case,
+    mean_dice,
+    plane_index,
+)
 from simcvd_bundle.commands.report.curves import load_curves
 from simcvd_bundle.commands.report.evaluations import load_evaluations
 from simcvd_bundle.commands.report.page import Section, Table, to_html, to_markdown
@@ -200,7 +211,7 @@ def test_whole_report(tmp_path: Path) -> None:
     bad = {key: round(value - 0.5, 2) for key, value in good.items()}
     folders = [evaluation(tmp_path / "good", good), evaluation(tmp_path / "bad", bad, {**INFO, "num_labeled": 8})]
     out = tmp_path / "out"
-    report(folders, str(out), names=["A<b>", "B"], baseline="B")
+    report(evaluations=folders, output_dir=str(out), names=["A<b>", "B"], baseline="B")
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.md", "tables.csv"]
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     tags = [tag for tag, _ in page.tags]
@@ -231,9 +242,9 @@ def test_whole_report(tmp_path: Path) -> None:
 
 
 def test_single_evaluation_leaves_sections_out(tmp_path: Path) -> None:
-    report([evaluation(tmp_path / "a", one_class(0.5, 0.6))], str(tmp_path / "out"))
+    report(evaluations=[evaluation(tmp_path / "a", one_class(0.5, 0.6))], output_dir=str(tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    for reason in ("one evaluation only", "no predictions given", "different numbers", "no run folders given"):
+    for reason in ("one evaluation only", "no images given", "different numbers", "no run folders given"):
         assert reason in text
 
 
@@ -274,7 +285,8 @@ def replace(folder: Path, old: str, new: str, lines: int | None = None) -> None:
 def test_wrong_options(tmp_path: Path) -> None:
     a, b = evaluation(tmp_path / "a", one_class(0.5)), evaluation(tmp_path / "b", {("c0", "z"): 0.5})
     for folders, options, match in (
-        ([], {}, "No evaluation given"),
+        ([], {}, r"give the folder of an experiment, as in `report runs`, or else --evaluations"),
+        ([a], {"experiment_dir": a}, "give the folder of an experiment"),
         ([a, a], {}, "evaluations names a folder twice"),
         ([a], {"names": ["A", "B"]}, "names must give each of the 1"),
         ([a, b], {"names": ["A", "A"]}, "its own name"),
@@ -284,9 +296,9 @@ def test_wrong_options(tmp_path: Path) -> None:
         ([a], {"predictions": ["p", "q"], "dataset_dir": "d"}, "one folder per evaluation, got 2 for 1"),
     ):
         with pytest.raises(ValueError, match=match):
-            report(folders, str(tmp_path / "out"), **options)  # type: ignore[arg-type]
+            report(evaluations=folders, output_dir=str(tmp_path / "out"), **options)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="absent is not a folder: give the output folder"):
-        report([str(tmp_path / "absent")], str(tmp_path / "out"))
+        report(evaluations=[str(tmp_path / "absent")], output_dir=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -358,13 +370,14 @@ HALF = 2 / 3
 
 
 def test_case_is_oriented_and_measured(dataset: Path) -> None:
-    item = {"image": str(dataset / "scan.1.nii.gz"), "label": str(dataset / "c1.nii.gz")}
-    case = load_case(item, str(dataset / "predictions"))
+    loaded = load_evaluations([evaluation(dataset / "eval", one_class(1.0, HALF, 0.0), {"section": "test"})])
+    files = case_files(loaded[0], str(dataset), "dataset.json", str(dataset / "predictions"))
+    case = load_case(files["c1"])
     assert np.argwhere(case.label).min(0).tolist() == [7, 4, 2]  # 12 - 5: the first axis is turned to the right
     assert case.spacing_mm == pytest.approx((2, 1, 1))
     assert case.sdm is None
     assert mean_dice(case) == pytest.approx(HALF)
-    empty = load_case({**item, "image": str(dataset / "scan.2.nii.gz")}, str(dataset / "predictions"))
+    empty = load_case(files["c2"])
     assert empty.sdm is not None
     assert mean_dice(empty) == 0
 
@@ -452,8 +465,28 @@ def test_case_section_names_what_is_missing(dataset: Path) -> None:
     with pytest.raises(ValueError, match=r"scan.0_seg.nii.gz cannot be read"):
         make({"section": "test"}, "e4")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"scan.0_seg.nii.gz is missing: segment .*scan.0.nii.gz with"):
+    with pytest.raises(
+        FileNotFoundError, match=r"scan.0_seg.nii.gz is missing: repeat .* segment .*scan.0.nii.gz with"
+    ):
         make({"section": "test"}, "e5")
+
+
+def test_kept_masks_of_equal_names_lie_in_the_folders_of_their_images(tmp_path: Path) -> None:
+    """As ``SaveImage`` writes them, below the deepest folder that holds all images."""
+    items = []
+    for patient in "pq":
+        folder = tmp_path / "data" / "scans" / patient
+        folder.mkdir(parents=True)
+        for name in ("image.nii.gz", "label.nii.gz"):
+            nib.save(nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)), folder / name)
+        items.append({key: f"scans/{patient}/{key}.nii.gz" for key in ("image", "label")})
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"test": items}))
+    dice = {("p/label", "x"): 0.5, ("q/label", "x"): 0.5}
+    (loaded,) = load_evaluations([evaluation(tmp_path / "eval", dice, {"section": "test"})])
+    files = case_files(loaded, str(tmp_path / "data"), "dataset.json")
+    assert {name: case.seg.relative_to(tmp_path) for name, case in files.items()} == {
+        "p/label": Path("eval/p/image_seg.nii.gz"), "q/label": Path("eval/q/image_seg.nii.gz"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -477,7 +510,166 @@ def test_command_line(tmp_path: Path) -> None:
     assert "Baseline: 0.10." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
-def test_matplotlib_loads_with_the_command_only() -> None:
-    code = "import sys, simcvd_bundle.commands.report; print('matplotlib' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
+def write_run(
+    experiment_dir: Path,
+    method: str,
+    seed: int,
+    dice: Dice | None,
+    num_labeled: int = 4,
+    fold: dict[str, int] | None = None,
+    mode: str = "window",
+    section: str = "test",
+    **settings: Any,
+) -> Path:
+    """What `experiment` leaves of a run; without ``dice`` an unfinished one."""
+    settings = {"iterations": 10, **settings}
+    name = f"{method}_{num_labeled}_seed{seed}" + ("" if fold is None else f"_fold{fold['number']}")
+    folder = experiment_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    overlays = ["data_x.json"] + ([] if method == "simcvd" else [f"method_{method}.json"])
+    run = {"files": ["train.json", *overlays], "content of overlays": ["0"] * len(overlays), "seed": seed, **settings}
+    if fold is not None:
+        run["fold"] = {**fold, "num_labeled": num_labeled}
+    (folder / "record.json").write_text(json.dumps({"run": run, "starts": [{"commit": "abc"}]}))
+    config = {"iterations": settings["iterations"], "dataset_dir": "absent", "datalist": "dataset.json"}
+    (folder / "config.json").write_text(json.dumps(config))
+    if dice is not None:
+        info = {"section": section, "num_labeled": num_labeled, "inference_mode": mode, "window_stride": [8, 8, 8]}
+        evaluation(folder / f"eval_{section}_{mode}", dice, info)
+    return folder
+
+
+def report_of(experiment_dir: Path, **options: Any) -> tuple[str, list[dict[str, str]]]:
+    """Text and values of a report."""
+    report(str(experiment_dir), **options)
+    with (experiment_dir / "report" / "tables.csv").open(newline="", encoding="utf-8") as stream:
+        return (experiment_dir / "report" / "report.md").read_text(encoding="utf-8"), list(csv.DictReader(stream))
+
+
+def value(rows: list[dict[str, str]], table: str, run: str, statistic: str, metric: str = "dice") -> float:
+    (row,) = [r for r in rows if (r["table"], r["run"], r["statistic"], r["metric"]) == (table, run, statistic, metric)]
+    return float(row["value"])
+
+
+def test_seeds_are_averaged_by_case_and_compared_by_mean(tmp_path: Path) -> None:
+    seeds = [one_class(0.2, 0.4), one_class(0.4, 0.8)]
+    for seed, dice in enumerate(seeds):
+        write_run(tmp_path, "simcvd", seed, dice)
+        write_run(tmp_path, "supervised", seed, one_class(0.1, 0.1))
+    write_run(tmp_path, "simcvd", 2, None)
+    text, rows = report_of(tmp_path)
+    name = "simcvd (4 labelled)"
+    assert value(rows, "summary", name, "mean") == pytest.approx(0.45)
+    assert value(rows, "summary", name, "std") == pytest.approx(0.15)  # of the means by case, 0.3 and 0.6
+    assert value(rows, "seeds", name, "mean") == pytest.approx(0.45)
+    assert value(rows, "seeds", name, "std") == pytest.approx(math.sqrt(2) * 0.15)  # of 0.3 and 0.6, n - 1
+    assert value(rows, "seeds", name, "seed 1") == pytest.approx(0.6)
+    assert value(rows, "paired", name, "n") == 2  # pairs are cases, not cases and seeds
+    assert value(rows, "paired", name, "mean_difference") == pytest.approx(0.35)
+    assert "Left out, as unfinished: simcvd_4_seed2 (not trained to its end)." in text
+    assert "Baseline: supervised (4 labelled)." in text
+    assert "its mean over the seeds" in text
+    assert "Left out: supervised (4 labelled), simcvd (4 labelled). No datalist absent/dataset.json" in text
+    assert "Baseline: simcvd (4 labelled)." in report_of(tmp_path, baseline="simcvd")[0]
+
+
+def test_one_seed_has_no_spread_and_other_seeds_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "simcvd", 0, one_class(0.2, 0.4))
+    for seed in (0, 1):
+        write_run(tmp_path, "mean_teacher", seed, one_class(0.1, 0.1))
+    write_run(tmp_path, "simcvd", 0, one_class(0.5, 0.5), num_labeled=8)
+    text, rows = report_of(tmp_path)
+    assert "| simcvd (4 labelled) | 1 | 30.00 ± - |" in text
+    assert "Baseline: mean_teacher (4 labelled)." in text  # the first by name, without supervised
+    assert "The seeds differ: simcvd (4 labelled) has 0; mean_teacher (4 labelled) has 0, 1." in text
+    assert "Not tested, as there is no mean_teacher to test against: simcvd (8 labelled)." in text
+    assert {row["run"] for row in rows if row["table"] == "paired"} == {"simcvd (4 labelled)"}
+
+
+def test_folds_are_pooled(tmp_path: Path) -> None:
+    for number, dice in enumerate((one_class(0.2, 0.3), one_class(0.7))):
+        fold = {"number": number, "of": 2}
+        write_run(tmp_path, "simcvd", 0, dice, fold=fold, section="validation", datalist=f"fold_{number}.json")
+    write_run(tmp_path, "simcvd", 1, one_class(0.5), fold={"number": 1, "of": 2}, section="validation")
+    text, rows = report_of(tmp_path)
+    name = "simcvd (4 labelled)"
+    assert value(rows, "seeds", name, "seed 0") == pytest.approx(0.4)
+    assert value(rows, "summary", name, "n") == 3
+    assert value(rows, "summary", name, "mean") == pytest.approx((0.2 + 0.3 + 0.6) / 3)
+    assert "The folds are put together, so each case counts once." in text
+    assert "seed 1 has 1 of 2 folds, so its mean is over 1 cases only." in text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"iterations": 20}, {"mode": "fast"}, {"section": "validation"}, {"fold": {"number": 0, "of": 2}}],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_differs_is_never_mixed(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_run(tmp_path, "simcvd", 0, one_class(0.2, 0.2))
+    write_run(tmp_path, "simcvd", 1, one_class(0.8, 0.8), **other)
+    write_run(tmp_path, "supervised", 1, one_class(0.7, 0.7), **other)
+    text, rows = report_of(tmp_path)
+    assert "The evaluations differ in " in text
+    means = sorted(
+        float(r["value"]) for r in rows if (r["table"], r["metric"], r["statistic"]) == ("seeds", "dice", "mean")
+    )
+    assert means == pytest.approx([0.2, 0.7, 0.8])
+    assert len({row["run"] for row in rows if row["table"] == "seeds"}) == 3
+    assert len({row["run"] for row in rows if row["table"] == "paired"}) == 1
+
+
+def test_other_differences_are_said(tmp_path: Path) -> None:
+    write_run(tmp_path, "simcvd", 0, one_class(0.2))
+    write_run(tmp_path, "supervised", 0, one_class(0.2), learning_rate=0.1)
+    assert (
+        "The runs differ in learning_rate (0.1: supervised_4_seed0; not set: simcvd_4_seed0)" in report_of(tmp_path)[0]
+    )
+
+
+def test_folders_that_are_no_experiment(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run .*: give the output_dir of `experiment`"):
+        report(str(tmp_path))
+    unfinished = write_run(tmp_path, "simcvd", 0, None)
+    with pytest.raises(ValueError, match=r"No run in .* is finished: simcvd_4_seed0 \(not trained to its end\)"):
+        report(str(tmp_path))
+    (unfinished / "model.pt").touch()
+    with pytest.raises(ValueError, match=r"simcvd_4_seed0 \(not evaluated\)"):
+        report(str(tmp_path))
+    folder = write_run(tmp_path, "simcvd", 1, one_class(0.5))
+    with pytest.raises(ValueError, match=r"No finished run is of the method 'x': choose baseline from \['simcvd'\]"):
+        report(str(tmp_path), baseline="x")
+    with pytest.raises(ValueError, match="names, predictions can be given with evaluations only"):
+        report(str(tmp_path), names=["a"], predictions=["b"])
+    (folder / "record.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"record.json and config.json beside it are not what `experiment` writes"):
+        report(str(tmp_path))
+    assert not (tmp_path / "report").exists()
+
+
+def test_report_of_a_real_experiment(dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases are drawn from the masks that it kept, without further options."""
+    monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(run=subprocess_run, STDOUT=subprocess.STDOUT))
+    overlay = tmp_path / "data_mine.json"
+    overlay.write_text(json.dumps({"cache_dir": str(tmp_path / "cache")}))
+    settings = {
+        name: value for name, value in TINY.items() if name not in ("bundle_root", "num_labeled", "log_interval")
+    }
+    experiments.experiment(
+        str(dataset_dir), str(overlay), ["method_supervised", "method_mean_teacher"], num_labeled=[2],
+        output_dir=str(tmp_path / "runs"), inference_mode="fast", **settings,
+    )  # fmt: skip
+    text, rows = report_of(tmp_path / "runs")
+    for method in ("supervised", "mean_teacher"):
+        summary = json.loads((tmp_path / f"runs/{method}_2_seed0/eval_test_fast/summary.json").read_text())
+        for table in ("summary", "seeds"):
+            mean = value(rows, table, f"{method} (2 labelled)", "mean")
+            assert mean == pytest.approx(summary["overall"]["dice"]["mean"])
+    assert "it was made with other weights" not in text
+    assert "Left out" not in text.split("## Worst")[1].split("## Dice against")[0]
+    page = Page((tmp_path / "runs/report/report.html").read_text(encoding="utf-8"))
+    images = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
+    contours = [image for image in images if image.startswith("data:image/png")]
+    assert len(contours) == 2 * 2 * 3  # worst and best, two methods, three planes
+    assert all(has_color(image, SKY) for image in contours)
+    assert len(images) > len(contours) + 4  # box plots and curves

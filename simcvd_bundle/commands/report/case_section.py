@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from simcvd_bundle.commands.report.cases import (
     PLANES,
+    CaseFiles,
     Volumes,
-    case_items,
+    case_files,
     describe_colors,
     draw_planes,
     load_case,
@@ -42,40 +43,53 @@ def case_section(
 ) -> Section:
     """Contours of the first evaluation's worst, median and best case, in every run.
 
+    Args:
+        evaluations: the runs.
+        predictions: a folder of masks for each; by default the evaluation's own.
+        dataset_dir: folder of the images and labels; without it nothing is drawn.
+        datalist: as for ``load_datalist``.
+
     Raises:
+        FileNotFoundError: when a file is missing.
         ValueError: when ``predictions`` comes without ``dataset_dir`` or is not one folder per evaluation.
     """
-    if not predictions:
-        return Section(
-            TITLE,
-            ["Left out: no predictions given (options predictions, one folder per evaluation, and dataset_dir)."],
-        )
     if dataset_dir is None:
-        raise ValueError("predictions need dataset_dir, the folder of the evaluated images and labels.")
-    if len(predictions) != len(evaluations):
-        raise ValueError(
-            f"predictions must be one folder per evaluation, got {len(predictions)} for {len(evaluations)}."
-        )
+        if predictions:
+            raise ValueError("predictions need dataset_dir, the folder of the evaluated images and labels.")
+        return Section(TITLE, ["Left out: no images given (option dataset_dir)."])
+    folders: Sequence[str | None] = predictions or [None] * len(evaluations)
+    if len(folders) != len(evaluations):
+        raise ValueError(f"predictions must be one folder per evaluation, got {len(folders)} for {len(evaluations)}.")
+    return draw_cases(evaluations, [case_files(evaluations[0], dataset_dir, datalist, folder) for folder in folders])
+
+
+def draw_cases(evaluations: Sequence[Evaluation], files: Sequence[Mapping[str, CaseFiles]]) -> Section:
+    """Contours of the first evaluation's worst, median and best case.
+
+    Args:
+        evaluations: the runs.
+        files: for each run the files of its cases.
+    """
     first = evaluations[0]
-    items = case_items(first, dataset_dir, datalist)
     paragraphs = [
         f"Cases by the Dice of {first.name}. Each plane is the one with most of the truth. By the image's affine, "
         "the patient's left is on the left of axial and coronal planes. Only the image's first channel is shown."
     ]
     rows = []
     for case, rank in choose_cases(first).items():
-        for evaluation, folder in zip(evaluations, predictions, strict=True):
+        for evaluation, of_case in zip(evaluations, files, strict=True):
             scores = case_dice(evaluation)
             if case not in scores:
                 paragraphs.append(f"{evaluation.name} did not measure {case}.")
                 continue
-            volumes = load_case(items[case], folder)
+            volumes = load_case(of_case[case])
             title = f"{rank} of {first.name}: {case}, {evaluation.name}, Dice {100 * scores[case]:.2f} %"
             shown = mean_dice(volumes)
             if not math.isclose(shown, scores[case], abs_tol=DICE_TOLERANCE):
                 paragraphs.append(
-                    f"The prediction of {case} in {folder} has Dice {100 * shown:.2f} %, the evaluation of "
-                    f"{evaluation.name} {100 * scores[case]:.2f} %: it was made with other weights or settings."
+                    f"The prediction of {case} in {of_case[case].seg.parent} has Dice {100 * shown:.2f} %, the "
+                    f"evaluation of {evaluation.name} {100 * scores[case]:.2f} %: it was made with other weights or "
+                    "settings."
                 )
             text = describe_colors(volumes, evaluation.classes)
             if volumes.sdm is not None:

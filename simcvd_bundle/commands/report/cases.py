@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from monai.data.utils import create_file_basename
+from monai.data.folder_layout import FolderLayout
 from monai.transforms.io.array import LoadImage
 from monai.transforms.spatial.array import Orientation
 from nibabel.filebasedimages import ImageFileError
 
 from simcvd_bundle.commands.report.evaluations import Evaluation
 from simcvd_bundle.commands.report.plots import data_uri, style
-from simcvd_bundle.data.datalists import Item, load_datalist
+from simcvd_bundle.data.datalists import common_folder, load_datalist
 from simcvd_bundle.evaluation.handler import distinct_case_names
 
 CONTOURS = {
@@ -30,6 +30,15 @@ SINGLE = ("orange", "sky blue")
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 """Plane to the axis that it is perpendicular to, in a volume whose axes point to right, anterior and superior."""
 PANEL_INCH = 3.0
+
+
+class CaseFiles(NamedTuple):
+    """Files of a case: the first of its images, its label, its mask and, if it was saved, its signed distance map."""
+
+    image: str
+    label: str
+    seg: Path
+    sdm: Path
 
 
 @dataclass(frozen=True)
@@ -56,57 +65,68 @@ class Volumes:
         return sorted(int(value) for value in np.union1d(self.label, self.pred) if value != 0)
 
 
-def case_items(evaluation: Evaluation, dataset_dir: str, datalist: str) -> dict[str, Item]:
-    """Image and label of every evaluated case, by the name that ``per_case.csv`` gives it.
+def case_files(
+    evaluation: Evaluation, dataset_dir: str, datalist: str, predictions: str | None = None
+) -> dict[str, CaseFiles]:
+    """Files of every evaluated case, by the name that ``per_case.csv`` gives it.
+
+    Args:
+        evaluation: names section and cases.
+        dataset_dir: folder of the images and labels.
+        datalist: as for ``load_datalist``.
+        predictions: folder of masks that inference wrote; by default those that the evaluation kept.
 
     Raises:
+        FileNotFoundError: when the datalist or a file named in it is missing.
         ValueError: when the evaluation does not say its section, or the datalist does not hold its cases.
     """
-    summary = evaluation.folder / "summary.json"
     section = evaluation.info.get("section")
     if not isinstance(section, str):
-        raise ValueError(f"'info' of {summary} names no section, so its cases cannot be found: leave out predictions.")
+        raise ValueError(
+            f"'info' of {evaluation.folder / 'summary.json'} names no section, so its cases cannot be found: leave out "
+            "dataset_dir."
+        )
     items = load_datalist(
         dataset_dir, section, datalist, num_labeled=evaluation.info.get("num_labeled"), require_labels=True
     )
     names = distinct_case_names(str(item["label"]) for item in items)
-    by_name = {names[str(item["label"])]: item for item in items}
-    absent = [case for case in evaluation.cases if case not in by_name]
+    folder, root = (evaluation.folder, common_folder(items)) if predictions is None else (predictions, "")
+    seg, sdm = (FolderLayout(folder, kind, ".nii.gz", data_root_dir=root) for kind in ("seg", "sdm"))
+    files = {}
+    for item in items:
+        image = item["image"][0] if isinstance(item["image"], list) else item["image"]
+        results = (Path(layout.filename(image)) for layout in (seg, sdm))
+        files[names[str(item["label"])]] = CaseFiles(image, str(item["label"]), *results)
+    absent = [case for case in evaluation.cases if case not in files]
     if absent:
         raise ValueError(
             f"Section {section!r} of {Path(dataset_dir, datalist)} has no case {absent[0]!r} of {evaluation.folder}: "
             "set dataset_dir and datalist to what was evaluated."
         )
-    return by_name
+    return files
 
 
-def load_case(item: Item, predictions: str) -> Volumes:
+def load_case(files: CaseFiles) -> Volumes:
     """Read a case and its prediction.
-
-    Args:
-        item: paths ``image`` and ``label``; of several image files the first is shown.
-        predictions: folder of ``NAME_seg.nii.gz`` and perhaps ``NAME_sdm.nii.gz``, NAME being that of the image's file.
 
     Raises:
         FileNotFoundError: when there is no prediction of the case.
         ValueError: when the prediction has another shape than the label.
     """
-    image = item["image"][0] if isinstance(item["image"], list) else item["image"]
-    files = {kind: _prediction(image, predictions, kind) for kind in ("seg", "sdm")}
-    if not files["seg"].is_file():
+    if not files.seg.is_file():
         raise FileNotFoundError(
-            f"{files['seg']} is missing: segment {image} with configs/inference.json and output_dir {predictions}, "
-            "or leave out predictions."
+            f"{files.seg} is missing: repeat the evaluation with --save_predictions True, or segment {files.image} "
+            f"with configs/inference.json and output_dir {files.seg.parent}."
         )
-    label = _read(item["label"])
-    pred = _read(files["seg"])
+    label = _read(files.label)
+    pred = _read(files.seg)
     if pred.shape[1:] != label.shape[1:]:
-        raise ValueError(f"{files['seg']} has shape {tuple(pred.shape[1:])}, its label {tuple(label.shape[1:])}.")
+        raise ValueError(f"{files.seg} has shape {tuple(pred.shape[1:])}, its label {tuple(label.shape[1:])}.")
     return Volumes(
-        image=_read(image)[0].numpy(),
+        image=_read(files.image)[0].numpy(),
         label=label[0].numpy().round().astype(int),
         pred=pred[0].numpy().round().astype(int),
-        sdm=_read(files["sdm"])[0].numpy() if files["sdm"].is_file() else None,
+        sdm=_read(files.sdm)[0].numpy() if files.sdm.is_file() else None,
         spacing_mm=tuple(float(size) for size in label.pixdim),
     )
 
@@ -143,10 +163,6 @@ def draw_planes(case: Volumes) -> dict[str, str]:
     if case.sdm is not None:
         images |= {f"{plane}, SDM": _draw(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
     return images
-
-
-def _prediction(image: str, folder: str, kind: str) -> Path:
-    return Path(create_file_basename(kind, image, folder, separate_folder=False, makedirs=False) + ".nii.gz")
 
 
 def _read(path: str | Path) -> Any:

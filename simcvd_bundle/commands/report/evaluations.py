@@ -74,7 +74,17 @@ def load_evaluations(folders: Sequence[str], names: Sequence[str] | None = None)
     names = list(names) if names is not None else folder_names(folders, "evaluations")
     if len(names) != len(folders) or len(set(names)) < len(names) or not all(names):
         raise ValueError(f"names must give each of the {len(folders)} evaluations its own name, got {names}.")
-    evaluations = [_load(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    evaluations = [load_evaluation(Path(folder), name) for folder, name in zip(folders, names, strict=True)]
+    check_classes(evaluations)
+    return evaluations
+
+
+def check_classes(evaluations: Sequence[Evaluation]) -> None:
+    """Refuse to compare evaluations of different classes.
+
+    Raises:
+        ValueError: with the first two that differ.
+    """
     first = evaluations[0]
     for other in evaluations[1:]:
         if set(other.classes) != set(first.classes):
@@ -82,7 +92,6 @@ def load_evaluations(folders: Sequence[str], names: Sequence[str] | None = None)
                 f"The classes of {first.folder} are {first.classes}, those of {other.folder} {other.classes}: "
                 "evaluations of different classes need a report each."
             )
-    return evaluations
 
 
 def folder_names(folders: Sequence[str], option: str) -> list[str]:
@@ -98,7 +107,13 @@ def folder_names(folders: Sequence[str], option: str) -> list[str]:
     return [names[path] for path in paths]
 
 
-def _load(folder: Path, name: str) -> Evaluation:
+def load_evaluation(folder: Path, name: str) -> Evaluation:
+    """Read one evaluation folder.
+
+    Raises:
+        FileNotFoundError: when the folder or a file of it is missing.
+        ValueError: when a file is not what an evaluation writes.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: {REMEDY}.")
     table, summary = folder / "per_case.csv", folder / "summary.json"

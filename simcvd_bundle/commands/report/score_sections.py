@@ -90,9 +90,10 @@ def paired_section(evaluations: Sequence[Evaluation], baseline: Evaluation) -> t
     if len(evaluations) == 1:
         return Section("Paired tests", ["Not made: there is one evaluation only."]), []
     paragraphs = [
-        f"Baseline: {baseline.name}. Two-sided paired t-test and Wilcoxon signed-rank test on the cases that both runs "
+        f"Baseline: {baseline.name}.",
+        "Two-sided paired t-test and Wilcoxon signed-rank test on the cases that both runs "
         f"measured, from {MIN_PAIRS} cases on. p values are not corrected for the number of tests. They tell whether "
-        "the cases agree on a difference, and nothing about the spread between trainings with other seeds."
+        "the cases agree on a difference, and nothing about the spread between trainings with other seeds.",
     ]
     if len(baseline.classes) > 1:
         paragraphs.append("'All classes together' takes the mean over the classes of a case, so a case is one pair.")
