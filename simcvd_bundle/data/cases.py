@@ -157,7 +157,7 @@ class CheckedDataset(Dataset):
 
 
 class SkippedCases(CheckedDataset):
-    """Cases of which an unreadable one gives its name as ``image`` and the reason as ``failure`` (see ``BatchEvaluator``)."""
+    """Cases of which an unreadable one gives its name as ``image``, the reason as ``failure`` (``BatchEvaluator``)."""
 
     def _transform(self, index: int) -> Any:
         try:

@@ -478,6 +478,6 @@ def test_several_classes_and_channels_from_folder_to_report(tmp_path: Path) -> N
         scores = {row["class"]: float(row["dice"]) for row in csv.DictReader(file)}
     for name, value in (("a", 2), ("b", 4), ("c", 9)):
         assert scores[name] == pytest.approx(dice(prediction == value, truth == value), abs=1e-6)
-    report(evaluations=[str(tmp_path / "eval")], output_dir=str(tmp_path / "report"), predictions=[str(tmp_path / "masks")],
-           dataset_dir=str(root))  # fmt: skip
+    folders = {"evaluations": [str(tmp_path / "eval")], "predictions": [str(tmp_path / "masks")]}
+    report(**folders, output_dir=str(tmp_path / "report"), dataset_dir=str(root))
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
