@@ -20,7 +20,8 @@ from tiny_runs import digests, last_line, phantoms, report, run, start, training
 CHANGED: dict[str, Any] = {
     "seed": 1, "learning_rate": 0.02, "patch_size": [16, 16, 32], "num_labeled": 2, "sdm_weight": 0.2, "ema_decay": 0.9,
     "network_def::base_channels": 4, "labeled_batch_size": 1, "unlabeled_batch_size": 1, "epoch_length": 2,
-    "precision": "bfloat16", "flip_prob": 0.1, "rampup_length": 9, "lr_step": 1, "train::inferer::sdm_scale": 0.5, "temperature": 0.1,
+    "precision": "bfloat16", "flip_prob": 0.1, "rampup_length": 9, "lr_step": 1, "temperature": 0.1,
+    "train::inferer::sdm_scale": 0.5,
     "max_grad_norm": 1.0, "class_names": '{"1": "a", "2": "b"}', "head_pool_size": 16, "optimizer::momentum": 0.5,
 }  # fmt: skip
 """Changes that a resumed run must refuse, naming the id."""

@@ -9,33 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from probes import random
 from torch import Tensor, nn
 
 from simcvd_bundle.inference.windows import WholeSliceInferer, WindowInferer, make_inferer
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
-
-
-class Probe(nn.Module):
-    """A voxel-wise stand-in for the V-Net that remembers its inputs and outputs, and whether it had gradients."""
-
-    def __init__(self, factor: float = 0.5) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(factor))
-        self.seen: list[Tensor] = []
-        self.returned: list[VNetOutput] = []
-        self.had_grad: list[bool] = []
-
-    def forward(self, x: Tensor, return_all: bool = False) -> Any:
-        self.seen.append(x.detach().clone())
-        self.had_grad.append(torch.is_grad_enabled())
-        mean = x.mean(1, keepdim=True) * self.factor
-        output = VNetOutput(torch.cat([-mean, mean, mean**2], 1), torch.cat([mean, -mean], 1).tanh(), mean[..., ::2])
-        self.returned.append(output)
-        return output if return_all else output.logits
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -15,7 +15,7 @@ from conftest import Run
 from processes import start, wait
 
 from simcvd_bundle.runs.config import check_values
-from simcvd_bundle.runs.folder import lock_folder, make_writable
+from simcvd_bundle.runs.folder import lock_folder, make_writable, prepare_folder
 from simcvd_bundle.utils.errors import root_cause
 
 HOLD = """
@@ -48,6 +48,20 @@ def test_a_folder_belongs_to_one_process_until_that_is_killed(tmp_path: Path) ->
         lock_folder(folder)  # this process's own
     finally:
         os.killpg(pid, signal.SIGKILL)
+
+
+def test_former_runs_are_numbered_whatever_else_is_called_previous(tmp_path: Path) -> None:
+    """Folders that a user renamed or made stay, and do not count."""
+    run, models = tmp_path / "run", tmp_path / "models"
+    for name in ("previous_1.old", "previous_7", "previous_x", "previous_9 copy", "my_previous_12"):
+        (run / name).mkdir(parents=True)
+    (run / "model.pt").write_text("former")
+    prepare_folder(str(run), str(models))
+    assert (run / "previous_8" / "model.pt").read_text() == "former"
+    assert (run / "previous_1.old").is_dir()
+    (run / "model.pt").write_text("second")
+    prepare_folder(str(run), str(models), resume=True)
+    assert (run / "model.pt").read_text() == "second"
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
