@@ -20,7 +20,7 @@ from monai.transforms import Compose, LoadImaged, SaveImaged
 from torch import Tensor, nn
 
 from simcvd_bundle.data.cases import CheckedDataset
-from simcvd_bundle.data.datalists import find_images
+from simcvd_bundle.data.scans import find_images
 from simcvd_bundle.utils.errors import root_cause
 from simcvd_bundle.utils.memory import allocator_kept
 from simcvd_bundle.utils.paths import BUNDLE_ROOT

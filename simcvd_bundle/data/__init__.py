@@ -3,8 +3,9 @@
 from simcvd_bundle.data.batches import StreamBatchSampler, case_share, collate_streams, prepare_batch
 from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
-from simcvd_bundle.data.datalists import common_folder, find_images, find_unlabeled, load_datalist
+from simcvd_bundle.data.datalists import common_folder, load_datalist
 from simcvd_bundle.data.phantoms import phantom_dataset
+from simcvd_bundle.data.scans import find_images, find_unlabeled
 from simcvd_bundle.data.transforms import ClassIndicesd, FileValuesd, SignedDistanceMapd
 
 __all__ = [

@@ -22,7 +22,7 @@ from monai.data.image_writer import NibabelWriter
 from monai.transforms import SaveImaged
 from torch import Tensor, nn
 
-from simcvd_bundle.data.datalists import LABEL_DATASTORE
+from simcvd_bundle.data.scans import LABEL_DATASTORE
 from simcvd_bundle.networks.vnet import VNet
 
 # training: what BundleTrainTask overrides

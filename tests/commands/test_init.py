@@ -20,7 +20,8 @@ from simcvd_bundle.commands.init import init, rules
 from simcvd_bundle.commands.init.finding import find_scans
 from simcvd_bundle.commands.init.inspecting import read_grid, read_intensities
 from simcvd_bundle.commands.report import report
-from simcvd_bundle.data.datalists import find_images, load_datalist
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.scans import find_images
 
 AFFINE = np.diag([0.8, 0.8, 5.0, 1.0])
 

@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from simcvd_bundle.data.datalists import LABEL_DATASTORE, find_images, find_unlabeled, load_datalist
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.scans import LABEL_DATASTORE, find_images, find_unlabeled
 
 TRAINING = ["a", "b", "c", "d"]  # b has no label in the file
 

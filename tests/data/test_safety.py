@@ -24,7 +24,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from simcvd_bundle.data.cases import CheckedDataset
-from simcvd_bundle.data.datalists import find_images, load_datalist
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.scans import find_images
 from simcvd_bundle.inference.batch import Results, SaveResultd
 
 SOURCES = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from simcvd_bundle.data.datalists import group_channels, is_image_file, is_series, stem
+from simcvd_bundle.data.scans import group_channels, is_image_file, is_series, stem
 
 IMAGE_FOLDERS = ("image", "images", "imagestr", "imagests", "img", "imgs", "scan", "scans", "volumes")
 LABEL_FOLDERS = (
