@@ -182,7 +182,9 @@ class SaveResultd(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Queue the arrays of the keys for writing and return ``data`` as it is."""
-        self.results.submit(case_name(data), self._save, dict(data))
+        # what waits is only what is written, in main memory: the rest of a case would keep that of a GPU
+        waiting = {key: data[key].cpu() for key in self.key_iterator(dict(data))}
+        self.results.submit(case_name(data), self._save, waiting)
         return dict(data)
 
     def _save(self, data: dict[Hashable, Any]) -> None:

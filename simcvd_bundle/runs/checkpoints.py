@@ -49,7 +49,7 @@ class LossScale:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put it back."""
-        if self.trainer.scaler:
+        if self.trainer.scaler and state:  # none was saved where the run was begun without one, on CPU
             self.trainer.scaler.load_state_dict(dict(state))
 
 

@@ -12,6 +12,7 @@ from monai.engines import Evaluator, Trainer
 from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
 from simcvd_bundle.runs.config import RunSettings
 from simcvd_bundle.runs.folder import prepare_folder
+from simcvd_bundle.runs.provenance import hardware
 from simcvd_bundle.runs.tracking import Tracking
 from simcvd_bundle.runs.weights import export_weights, load_pretrained
 from simcvd_bundle.utils.distributed import from_rank_0
@@ -63,6 +64,8 @@ class Lifecycle:
             ValueError: when weights or checkpoints do not fit.
         """
         keep_freed_memory()
+        device: Any = trainer.state.device
+        logger.info("Training on %s (%s).", device, hardware(device))
         prepare_folder(self.output_dir, self.ckpt_dir, self.resume)
         if not self.resume:
             load_pretrained(checkpoint["student"], self.pretrained)

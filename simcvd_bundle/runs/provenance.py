@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": simcvd_bundle.__version__,
         "commit": commit(BUNDLE_ROOT),
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+        "hardware": hardware("cuda" if torch.cuda.is_available() else "cpu"),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -46,6 +46,11 @@ def commit(root: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{name}-dirty" if changed else name
+
+
+def hardware(device: torch.device | str) -> str:
+    """Name of the GPU, or of the processor for another device."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor()
 
 
 def processor() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,6 +56,22 @@ def test_a_file_that_cannot_be_written_fails_its_case_alone(tmp_path: Path, monk
     with pytest.raises(RuntimeError, match=f"(?s){message}"):
         results.finish()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scan_0_seg.nii.gz", "scan_2_seg.nii.gz"]
+
+
+def test_what_waits_is_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In main memory; the image and the rest of a case are free at once. The meta device stands for a GPU."""
+    results = Results()
+    waiting: list[dict[str, Any]] = []
+    monkeypatch.setattr(results, "submit", lambda case, function, data: waiting.append(data))
+    moved = MetaTensor(torch.ones(1, 2, 2, 2))
+    pred = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "a.nii"})
+    monkeypatch.setattr(pred, "cpu", lambda: moved)
+    image = torch.zeros(1, 2, 2, 2, device="meta")
+    assert (
+        SaveResultd(results, "pred", "out", "seg")({"image": image, "pred": pred, "probability": image})["pred"] is pred
+    )
+    assert [list(data) for data in waiting] == [["pred"]]
+    assert waiting[0]["pred"] is moved
 
 
 def test_computation_goes_on_until_too_much_waits() -> None:

@@ -6,16 +6,18 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import Run
+from conftest import ROOT, Run
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from simcvd_bundle.losses import SignedDistanceLoss
-from simcvd_bundle.runs.checkpoints import RunCheckpoint
+from simcvd_bundle.runs.checkpoints import LossScale, RunCheckpoint
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 
 
@@ -134,6 +136,26 @@ def test_clipping_is_off_unless_asked_for(run_bundle: Run, tmp_path: Path) -> No
         weights.append(torch.load(tmp_path / str(number) / "model.pt", weights_only=True)["segmentation.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_loss_scale_is_restored_where_one_was_saved() -> None:
+    """float16 has a scaler on GPUs only, so a run begun on CPU saved none."""
+    loaded: list[dict[str, float]] = []
+    scaler = SimpleNamespace(load_state_dict=loaded.append, state_dict=lambda: {"scale": 2.0})
+    for saved in (None, scaler):
+        LossScale(trainer(nn.Linear(1, 1), scaler)).load_state_dict(
+            LossScale(trainer(nn.Linear(1, 1), saved)).state_dict()
+        )
+    assert loaded == [{"scale": 2.0}]
+
+
+def test_the_optimizer_is_fused_unless_a_scaler_may_skip_its_step() -> None:
+    """A fused step that float16's scaler skips as the first one leaves the momentum as memory was: NaN."""
+    for precision, fused in (("float16", False), ("bfloat16", True), ("auto", True)):
+        parser = ConfigParser()
+        parser.read_config(ROOT / "configs" / "train.json")
+        parser["precision"], parser["device"] = precision, "cpu"
+        assert parser.get_parsed_content("optimizer").defaults["fused"] is fused
 
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
