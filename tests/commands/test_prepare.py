@@ -584,3 +584,20 @@ def test_real_scan_reproduces_the_published_crop(tmp_path: Path, name: str) -> N
     np.testing.assert_allclose(world(affine, tuple(start)), physical, rtol=0, atol=1e-3)
     assert image.shape[2] == published.shape[2]
     np.testing.assert_allclose(image.shape[:2], published.shape[:2], atol=11)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0, "label is empty"), (2, "values other than"), (1, None)])
+def test_a_finished_case_with_another_label_is_no_finished_case(
+    tmp_path: Path, value: int, message: str | None
+) -> None:
+    """Empty, or with a value that the recipe does not name, though others of its values are named."""
+    image, label = torch.rand(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    label[0, 0, 0, :2] = torch.tensor([min(value, 1), value])
+    case = files.Case("a", lambda: (MetaTensor(image), MetaTensor(label)))
+    recipe = files.Recipe("tag", "name", "", "", "MR", {0: "background", 1: "organ"})
+    files.write_case(tmp_path, case, recipe)
+    if message is None:
+        assert files.inspect_case(tmp_path, case, recipe).foreground == pytest.approx(2 / 64)
+        return
+    with pytest.raises(ValueError, match=message):
+        files.inspect_case(tmp_path, case, recipe)

@@ -113,10 +113,12 @@ def trainer(network: nn.Module, scaler: Any = None) -> Any:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
-def test_clipping_bounds_the_norm_of_the_unscaled_gradient(scale: float) -> None:
+@pytest.mark.parametrize(("value", "clipped"), [(5.0, 2.0 / math.sqrt(8)), (0.1, 0.1)])
+def test_clipping_bounds_the_norm_of_the_unscaled_gradient(scale: float, value: float, clipped: float) -> None:
+    """A small gradient stays as it is, although the scaled one is large."""
     network = nn.Linear(3, 2)
     for parameter in network.parameters():
-        parameter.grad = torch.full_like(parameter, 5.0 * scale)
+        parameter.grad = torch.full_like(parameter, value * scale)
 
     class Scaler:
         def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
@@ -125,7 +127,7 @@ def test_clipping_bounds_the_norm_of_the_unscaled_gradient(scale: float) -> None
 
     GradientClippingHandler(2.0)(trainer(network, Scaler() if scale > 1 else None))
     gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
-    torch.testing.assert_close(gradient, torch.full((8,), 2.0 / math.sqrt(8)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, torch.full((8,), clipped), atol=1e-5, rtol=0)
 
 
 def test_clipping_is_off_unless_asked_for(run_bundle: Run, tmp_path: Path) -> None:
