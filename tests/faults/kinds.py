@@ -215,7 +215,7 @@ LISTS = [
     Kind("image as its own label", f"dataset.json {IMAGE} label", entry(label=IMAGE)),
     Kind("absolute path outside the dataset", "outside.nii.gz outside dataset_dir", move_outside),
     Kind("relative path out of the dataset", "outside.nii.gz outside dataset_dir", escape),
-    Kind("no labelled case", "num_labeled dataset.json 0 labelled",
+    Kind("no labelled case", "'training' dataset.json has a label add",
          datalist(lambda old: [item.pop("label", None) for item in old["training"]] and None)),
     Kind("validation case without label", "dataset.json 'validation' label",
          datalist(lambda old: old["validation"][0].pop("label") and None)),
