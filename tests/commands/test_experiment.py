@@ -233,6 +233,14 @@ def test_an_evaluation_whose_masks_cannot_be_written_is_not_finished(
     assert not (tmp_path / "eval/summary.json").exists()
 
 
+def test_a_text_does_not_switch_the_masks_on(trained_run: Path, run_bundle: Run, tmp_path: Path) -> None:
+    """MONAI's command line makes a text of ``false``, which would count as true."""
+    settings = {"weights": str(trained_run / "run/model.pt"), "save_predictions": "false"}
+    with pytest.raises(RuntimeError) as failed:
+        run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), **settings)
+    assert "save_predictions is 'false': write True or False" in str(root_cause(failed.value))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_folds_of_several_numbers_of_labels_validate_on_their_own(
