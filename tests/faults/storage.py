@@ -187,7 +187,7 @@ def main(folder: Path, names: list[str]) -> dict[str, int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[fault.__name__ for fault in FAULTS])
+    parser.add_argument("names", nargs="*", help=", ".join(fault.__name__ for fault in FAULTS) + "; all without names")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         report("storage faults, all ended as they must", main(Path(temporary), arguments.names))
