@@ -30,7 +30,7 @@ class PairwiseDistillationLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"PairwiseDistillationLoss: temperature must be positive, got {temperature}.")
         self.temperature = temperature
 

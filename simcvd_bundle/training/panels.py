@@ -52,6 +52,7 @@ class PanelsHandler:
         self.num_classes = num_classes
         self.log_dir = log_dir
         self.interval = interval
+        self.writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer; process 0 only."""
@@ -60,8 +61,10 @@ class PanelsHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Write the panel of this epoch."""
-        with SummaryWriter(self.log_dir) as writer:
-            writer.add_image("validation", self.panel(), engine.state.epoch)
+        if self.writer is None:  # one file for all panels: a reader that watches the folder leaves older files
+            self.writer = SummaryWriter(self.log_dir)
+        self.writer.add_image("validation", self.panel(), engine.state.epoch)
+        self.writer.flush()
 
     def panel(self) -> Tensor:
         """The five tiles side by side, ``(1, W, 5 * H + 4)``, float32 in [0, 1]; x to the right, y down."""

@@ -283,7 +283,7 @@ def test_segmentation_without_foreground() -> None:
 # errors
 
 
-@pytest.mark.parametrize("temperature", [0.0, -0.5])
+@pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan])
 def test_temperature_must_be_positive(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"BoundaryContrastiveLoss: temperature must be positive, got {temperature}"):
         BoundaryContrastiveLoss(temperature)
