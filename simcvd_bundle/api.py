@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.data.scans import find_images
+from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.errors import root_cause
 from simcvd_bundle.utils.memory import allocator_kept
 from simcvd_bundle.utils.paths import BUNDLE_ROOT
@@ -136,10 +137,9 @@ class Segmenter:
             total: Any = sum(self.inferer(inputs, self.network) for _ in range(samples))
         finally:
             self.network.eval()
-        # C + 1 probabilities, then C signed distance maps
-        mean = total[:, : total.shape[1] // 2 + 1] / samples
-        entropy: Tensor = torch.special.entr(mean).sum(1, keepdim=True) / math.log(mean.shape[1])
-        return entropy
+        mean = split_output(total[0], self.num_classes)[0] / samples
+        entropy: Tensor = torch.special.entr(mean).sum(0, keepdim=True) / math.log(len(mean))
+        return entropy[None]
 
 
 def train(

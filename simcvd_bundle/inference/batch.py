@@ -89,6 +89,7 @@ class BatchEvaluator(SupervisedEvaluator):
     def __init__(self, results: Results, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.results = results
+        results.attach(self)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Segment all cases.
@@ -98,7 +99,6 @@ class BatchEvaluator(SupervisedEvaluator):
         """
         keep_freed_memory()
         super().run(global_epoch)
-        self.results.finish()
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
         if "failure" in batchdata:  # what SkippedCases gives for an unreadable case

@@ -7,7 +7,6 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fire.decorators import SetParseFns
 
@@ -19,14 +18,13 @@ from simcvd_bundle.commands.report.page import Section, to_html, to_markdown
 from simcvd_bundle.commands.report.plot_sections import curves_section, distribution_section, labeled_section
 from simcvd_bundle.commands.report.runs import compare, default_baseline, find_runs
 from simcvd_bundle.commands.report.score_sections import (
+    Record,
     failure_section,
     paired_section,
     settings_section,
     summary_section,
 )
 from simcvd_bundle.utils.atomic import atomically
-
-Record = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
