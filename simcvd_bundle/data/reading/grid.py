@@ -30,6 +30,7 @@ class Grid:
     affine: np.ndarray
 
     def __post_init__(self) -> None:
+        """Check the affine."""
         edges = np.linalg.norm(self.affine[:3, :3], axis=0)
         volume = abs(np.linalg.det(self.affine[:3, :3]))  # relative: voxels may be micrometres
         if not (np.isfinite(self.affine).all() and edges.all() and volume > FLAT * edges.prod()):

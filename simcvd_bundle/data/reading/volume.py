@@ -1,4 +1,4 @@
-"""What every reader gives: a volume whose header has been checked, and whose voxels are read when they are asked for."""
+"""What every reader gives: a volume with a checked header, whose voxels are read when they are asked for."""
 
 from __future__ import annotations
 
