@@ -1,12 +1,10 @@
-"""What makes a case usable: one grid of finite, varying intensities, and a label of known classes on the same grid."""
+"""What makes a case usable: one volume of finite, varying intensities, and a label of known classes."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import Dataset
 from monai.data.meta_tensor import MetaTensor
@@ -15,9 +13,6 @@ from torch import Tensor
 
 from simcvd_bundle.data.transforms import ClassIndices
 from simcvd_bundle.utils.errors import first_cause
-
-GRID_TOLERANCE = 0.1
-"""Largest distance, in voxels, between the corners of two grids that count as one grid."""
 
 
 def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> None:
@@ -50,65 +45,12 @@ def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> N
         raise ValueError(
             f"the image is constant ({float(low):g} everywhere, after normalisation): replace it, or remove the case."
         )
-    if isinstance(image, MetaTensor):
-        _check_affine(np.asarray(image.affine), "image")
     label = item.get("label")
     if label is None:
         return
     if label.ndim == 4 and label.shape[0] != 1:
         raise ValueError(f"the label has {label.shape[0]} channels: one with the index of the class is expected.")
-    if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
-        _check_affine(np.asarray(label.affine), "label")
-        _compare_grids(_file_grid(image), _file_grid(label))
     ClassIndices(num_classes)(label)
-
-
-def _check_affine(affine: np.ndarray[Any, Any], name: str) -> None:
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ValueError(
-            f"the {name}'s affine {affine.round(4).tolist()} is singular or not finite: mend the header's spacing and "
-            "orientation, or remove the case."
-        )
-
-
-def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
-    """Check that image and label sample the same points of the world, voxel by voxel.
-
-    Args:
-        image: shape CHWD.
-        label: shape CHWD.
-
-    Returns:
-        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
-
-    Raises:
-        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
-    """
-    _compare_grids((image.shape[1:], image.affine), (label.shape[1:], label.affine))
-    return MetaTensor(label.as_tensor(), affine=image.affine)
-
-
-def _file_grid(volume: MetaTensor) -> tuple[Any, Any]:
-    """Shape and affine in the file that a volume was loaded from; validation resamples images, but not labels."""
-    return volume.meta.get("spatial_shape", volume.shape[1:]), volume.meta.get("original_affine", volume.affine)
-
-
-def _compare_grids(image: tuple[Any, Any], label: tuple[Any, Any]) -> None:
-    shape, label_shape = (tuple(map(int, grid[0])) for grid in (image, label))
-    if shape != label_shape:
-        raise ValueError(
-            f"image has shape {shape}, label {label_shape}: they must be equal. Resample the label to the image, or "
-            "remove the case."
-        )
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape))])
-    image_affine, label_affine = (np.asarray(grid[1], dtype=float) for grid in (image, label))
-    shift_mm = np.linalg.norm(corners @ (image_affine - label_affine).T, axis=1).max()
-    if not shift_mm <= GRID_TOLERANCE * np.linalg.norm(image_affine[:3, :3], axis=0).min():
-        raise ValueError(
-            f"image and label lie up to {shift_mm:.3g} mm apart in the world: their headers disagree. Mend the wrong "
-            "one, or remove the case.\n"
-            f"image affine {image_affine.round(4).tolist()}\nlabel affine {label_affine.round(4).tolist()}"
-        )
 
 
 def case_name(item: Any) -> str:

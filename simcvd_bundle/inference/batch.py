@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
@@ -16,6 +18,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import MapTransform, SaveImaged
 
 from simcvd_bundle.data.cases import case_name
+from simcvd_bundle.data.reading.nifti import nifti_image
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.errors import first_cause
@@ -142,22 +145,18 @@ class MaskAndMapsd(MapTransform):
         return result
 
 
-class AtomicNibabelWriter(NibabelWriter):
-    """MONAI's NIfTI writer, but a file takes its name when it is complete, and nothing is resampled.
+class ScanGridWriter(NibabelWriter):
+    """MONAI's NIfTI writer, but results have shape and header of their scan, and take their name when complete."""
 
-    We never ask for that, and even then MONAI 1.6 inverts the affine's upper 2 x 2 part (it counts the axes of an array
-    without channels as one less), so that it cannot write a sagittal scan, where that part is singular.
-    """
-
-    @classmethod
-    def resample_if_needed(cls, data_array: Any, affine: Any = None, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Give array and affine back."""
-        return data_array, affine
+    def set_metadata(self, meta_dict: Any, resample: bool = False, **options: Any) -> None:
+        """Take the scan's file and affine; nothing is resampled, as results lie on the scan's grid."""
+        self.scan, self.affine = Path(meta_dict["filename_or_obj"]), np.asarray(meta_dict["affine"], dtype=float)
 
     def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
         """Write to ``filename``."""
+        array = np.asarray(self.data_obj)[..., 0] if self.data_obj.shape[-1] == 1 else np.asarray(self.data_obj)
         with atomically(Path(filename)) as unfinished:
-            super().write(unfinished, **kwargs)
+            nib.save(nifti_image(array.astype(self.output_dtype), self.affine, self.scan), unfinished)
         if verbose:
             logger.info("Wrote %s", filename)
 
@@ -175,7 +174,7 @@ class SaveResultd(SaveImaged):
 
     def __init__(self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, **kwargs: Any) -> None:
         super().__init__(
-            keys, writer=AtomicNibabelWriter, output_dir=output_dir, output_postfix=postfix, resample=False,
+            keys, writer=ScanGridWriter, output_dir=output_dir, output_postfix=postfix, squeeze_end_dims=False,
             separate_folder=False, **kwargs,
         )  # fmt: skip
         self.results = results

@@ -18,9 +18,10 @@ from monai.bundle import ConfigWorkflow
 
 from simcvd_bundle.commands.init import init, rules
 from simcvd_bundle.commands.init.finding import find_scans
-from simcvd_bundle.commands.init.inspecting import read_grid, read_intensities
+from simcvd_bundle.commands.init.inspecting import read_intensities
 from simcvd_bundle.commands.report import report
 from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.reading import open_volume
 from simcvd_bundle.data.scans import find_images
 
 AFFINE = np.diag([0.8, 0.8, 5.0, 1.0])
@@ -99,7 +100,7 @@ def test_dicom_series_with_labels_beside_and_elsewhere(tmp_path: Path) -> None:
     write_series(tmp_path / "images" / "p2", array, (0.8, 0.8, 5.0))
     save(tmp_path / "labels" / "p2.nii.gz", mask(1, shape=(6, 5, 4)))
     assert pairs(tmp_path) == {"images/p2": "labels/p2.nii.gz", "p1/dicom": "p1/label.nii.gz"}
-    grid = read_grid(tmp_path / "p1" / "dicom")
+    grid = open_volume(tmp_path / "p1" / "dicom").grid
     assert grid.shape == (6, 5, 4)
     assert grid.spacing == pytest.approx((0.8, 0.8, 5.0))
     assert grid.axcodes == "LPS"
@@ -208,7 +209,7 @@ def test_label_values_and_foreground_are_read_slab_by_slab(tmp_path: Path, monke
     save(tmp_path / "label.nii.gz", label.astype(np.float32))
     save(tmp_path / "image.nii.gz", 100.0 * label)
     monkeypatch.setattr("simcvd_bundle.commands.init.inspecting.SLAB_VOXELS", 20 * 18 * 3)
-    result = read_intensities(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    result = read_intensities(open_volume(tmp_path / "image.nii.gz"), open_volume(tmp_path / "label.nii.gz"))
     assert result.values == {0: 20 * 18 * 8 - 72, 2: 36, 7: 36}
     assert sorted(set(result.foreground.tolist())) == [200, 700]
 
@@ -225,7 +226,7 @@ def test_a_large_volume_is_sampled_in_bounded_memory(tmp_path: Path) -> None:
         file.write(header.binaryblock + bytes(4))
         file.truncate(352 + 1000**3)
     tracemalloc.start()
-    result = read_intensities(path, None)
+    result = read_intensities(open_volume(path), None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(result.sample) >= 10_000

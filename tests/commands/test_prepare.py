@@ -15,8 +15,7 @@ from monai.data import MetaTensor
 
 from simcvd_bundle.commands.prepare import Prepare, files
 from simcvd_bundle.commands.prepare.left_atrium import crop_left_atrium
-from simcvd_bundle.commands.prepare.volumes import crop_box
-from simcvd_bundle.data.cases import match_grid
+from simcvd_bundle.commands.prepare.volumes import crop_box, match_grid
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

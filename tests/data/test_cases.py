@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Spacing
 
 from simcvd_bundle.data.cases import case_name, check_case
 
@@ -25,27 +24,10 @@ def label() -> MetaTensor:
     return MetaTensor(torch.zeros(1, 4, 5, 6).index_fill_(1, torch.tensor([2]), 1), affine=torch.eye(4))
 
 
-def shifted(distance: float) -> MetaTensor:
-    affine = torch.eye(4)
-    affine[0, 3] = distance
-    return MetaTensor(label().as_tensor(), affine=affine)
-
-
 def test_good_cases_pass() -> None:
     check_case({"image": volume()}, 1, 1)
     check_case({"image": volume(), "label": label()}, 1, 1)
-    check_case({"image": volume(), "label": shifted(0.05)}, 1, 1)
     check_case({"image": volume().as_tensor(), "label": label().as_tensor()}, 1, 1)
-
-
-def test_a_resampled_image_is_compared_by_its_file() -> None:
-    """As in validation, whose labels stay on their own grid."""
-    image = volume(spatial_shape=np.array([4, 5, 6]), original_affine=np.eye(4))
-    resampled = Spacing((2.0, 2.0, 2.0))(image)
-    assert resampled.shape != image.shape
-    check_case({"image": resampled, "label": label()}, 1, 1)
-    with pytest.raises(ValueError, match="headers disagree"):
-        check_case({"image": resampled, "label": shifted(9.0)}, 1, 1)
 
 
 def broken(change: Callable[[MetaTensor], Any]) -> MetaTensor:
@@ -63,11 +45,7 @@ def broken(change: Callable[[MetaTensor], Any]) -> MetaTensor:
         ({"image": broken(lambda image: image.__setitem__((0, 0, 0, 0), torch.nan))}, "NaN or infinite"),
         ({"image": broken(lambda image: image.__setitem__((0, 0, 0, 0), -torch.inf))}, "NaN or infinite"),
         ({"image": volume(np.full((1, 4, 5, 6), 3.0))}, r"constant \(3 everywhere"),
-        ({"image": volume(affine=torch.zeros(4, 4))}, "image's affine .* is singular"),
-        ({"image": volume(), "label": volume(affine=torch.full((4, 4), torch.nan))}, "label's affine .* not finite"),
-        ({"image": volume(), "label": volume(np.zeros((1, 4, 5, 5)))}, r"shape \(4, 5, 6\), label \(4, 5, 5\)"),
         ({"image": volume(), "label": volume(np.zeros((2, 4, 5, 6)))}, "label has 2 channels"),
-        ({"image": volume(), "label": shifted(0.2)}, "0.2 mm apart"),
         ({"image": volume(), "label": volume(np.full((1, 4, 5, 6), 2.0))}, "the values 2, but class_names names 1"),
     ],
 )

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from simcvd_bundle.commands.arguments import parse_list
 from simcvd_bundle.commands.init.finding import Scan, find_scans
-from simcvd_bundle.commands.init.inspecting import Grid, Intensities, grid_difference, read_grid, read_intensities
+from simcvd_bundle.commands.init.inspecting import Intensities, read_intensities
 from simcvd_bundle.commands.init.planning import plan
 from simcvd_bundle.commands.init.sections import split, without_empty
 from simcvd_bundle.commands.init.summary import describe, label_notes
+from simcvd_bundle.data.reading import Grid, open_channels, open_volume
 from simcvd_bundle.utils.atomic import atomically
 
 MAX_PATCH_VOXELS = 80**3
@@ -124,22 +125,21 @@ def _inspect(scans: Sequence[Scan], in_channels: int) -> tuple[list[Grid], list[
     wrong: list[str] = []
     for number, scan in enumerate(tqdm(scans, "looking at scans", unit="scan", leave=False)):
         try:
-            parts = [read_grid(path) for path in scan.image]
+            parts = open_channels(scan.image)
             found = sum(part.channels for part in parts)
             if found != in_channels:
                 raise ValueError(_channels_message(scan, found, in_channels))
-            others = [(path, read_grid(path)) for path in [*scan.image[1:], *([scan.label] if scan.label else [])]]
-            for path, grid in others:
-                difference = grid_difference(parts[0], grid)
+            label = open_volume(scan.label) if scan.label else None
+            if label is not None:
+                difference = parts[0].grid.difference(label.grid)
                 if difference:
-                    raise ValueError(f"{path} does not lie on the grid of {scan.image[0]} ({difference}).")
-            if scan.label is not None and others[-1][1].channels > 1:
-                raise ValueError(
-                    f"The label {scan.label} has {others[-1][1].channels} channels: "
-                    "give one with a value for each class."
-                )
-            intensities.append(read_intensities(scan.image[0], scan.label, number))
-            grids.append(parts[0])
+                    raise ValueError(f"{label.path} does not lie on the grid of {parts[0].path}: {difference}.")
+                if label.channels > 1:
+                    raise ValueError(
+                        f"The label {label.path} has {label.channels} channels: give one with a value for each class."
+                    )
+            intensities.append(read_intensities(parts[0], label, number))
+            grids.append(parts[0].grid)
         except Exception as error:  # whatever a damaged file raises; each names its file
             text = str(error).strip()
             wrong.append(text if str(scan.image[0]) in text or str(scan.label) in text else f"{scan.image[0]}: {text}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simcvd_bundle.commands.init import rules
-from simcvd_bundle.commands.init.inspecting import Grid
+from simcvd_bundle.data.reading import Grid
 
 
 def plan(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simcvd_bundle.commands.init.inspecting import Grid, Intensities
+from simcvd_bundle.commands.init.inspecting import Intensities
+from simcvd_bundle.data.reading import Grid
 
 
 def label_notes(

@@ -12,8 +12,7 @@ from monai.transforms.intensity.array import ClipIntensityPercentiles, Normalize
 
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders
 from simcvd_bundle.commands.prepare.files import Case, Recipe
-from simcvd_bundle.commands.prepare.volumes import apply, read_volume, require_values
-from simcvd_bundle.data.cases import match_grid
+from simcvd_bundle.commands.prepare.volumes import apply, read_label, read_volume, require_values
 from simcvd_bundle.data.scans import stem
 
 CT_PERCENTILES = (0.5, 99.5)
@@ -73,6 +72,6 @@ def _read(image: Path, label: Path | None, values: tuple[int, ...], clip: bool) 
     scan = apply(scan, NormalizeIntensity())
     if label is None:
         return scan, None
-    mask = match_grid(scan, read_volume(label))
+    mask = read_label(label, scan)
     require_values(mask, values)
     return scan, mask

@@ -59,10 +59,12 @@ class Report:
 
 
 def write_case(output: Path, case: Case, recipe: Recipe) -> None:
-    """Load one case and write its image (float32) and, if labelled, its label (uint8)."""
+    """Load one case and write its image (float32) and, if labelled, its label (8 bits, or as many as values need)."""
     image, label = case.load()
     if label is not None:
-        _write_nifti(output / "labels" / f"{case.name}.nii.gz", label, np.uint8, recipe.tag)
+        largest = max(recipe.labels)
+        dtype = next(kind for kind in (np.uint8, np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max)
+        _write_nifti(output / "labels" / f"{case.name}.nii.gz", label, dtype, recipe.tag)
     _write_nifti(output / "images" / f"{case.name}.nii.gz", image, np.float32, recipe.tag)
 
 
@@ -96,7 +98,7 @@ def inspect_case(output: Path, case: Case, recipe: Recipe) -> Report:
 def _write_nifti(path: Path, volume: MetaTensor, dtype: npt.DTypeLike, tag: str) -> None:
     """Write a volume of shape 1HWD through a temporary file, which is read back before it takes its place."""
     array, affine = volume.numpy()[0].astype(dtype), np.asarray(volume.affine, dtype=float)
-    image: Any = nib.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
+    image: Any = nib.Nifti1Image(array, affine, dtype=dtype)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = tag
     with atomically(path) as unfinished:

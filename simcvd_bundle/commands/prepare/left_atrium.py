@@ -13,8 +13,15 @@ from monai.transforms.intensity.array import NormalizeIntensity
 
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.commands.prepare.files import Case, Recipe
-from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, read_volume, require_values
-from simcvd_bundle.data.cases import match_grid
+from simcvd_bundle.commands.prepare.volumes import (
+    apply,
+    crop,
+    crop_box,
+    match_grid,
+    read_label,
+    read_volume,
+    require_values,
+)
 
 CROP_MIN_SIZE = 112
 """In-plane voxels that the box is grown to before the margin is added: the training patch (UA-MT)."""
@@ -105,9 +112,9 @@ def _read_nrrd(folder: Path) -> tuple[MetaTensor, MetaTensor | None]:
     image = apply(read_volume(folder / "lgemri.nrrd"), NormalizeIntensity())
     if not (folder / "laendo.nrrd").exists():
         return image, None
-    label = match_grid(image, read_volume(folder / "laendo.nrrd"))
+    label = read_label(folder / "laendo.nrrd", image)
     require_values(label, (0, 255))
-    return crop_left_atrium(image, apply(label, lambda values: values / 255))
+    return crop_left_atrium(image, apply(label, lambda values: values // 255))
 
 
 def _read_h5(folder: Path) -> tuple[MetaTensor, MetaTensor | None]:

@@ -14,8 +14,7 @@ from monai.transforms.spatial.array import Flip, Orientation, Spacing
 
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.commands.prepare.files import Case, Recipe
-from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, read_volume, require_values
-from simcvd_bundle.data.cases import match_grid
+from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, match_grid, read_volume, require_values
 
 WINDOW_HU = (-125.0, 275.0)
 """Soft-tissue window of the published pipelines and of the paper."""

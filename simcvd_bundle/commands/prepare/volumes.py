@@ -8,34 +8,59 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.image_reader import ImageReader, ITKReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.croppad.array import SpatialCrop
 from monai.transforms.utils import generate_spatial_bounding_box
 
+from simcvd_bundle.data.reading import Grid, read_scan
+
 
 def read_volume(path: Path) -> MetaTensor:
-    """Read one scalar 3D volume with its affine in the RAS convention of NIfTI.
-
-    Args:
-        path: a NIfTI file, any file that ITK reads (NRRD for one), or a folder that holds a single DICOM series.
-
-    Returns:
-        The volume, shape 1HWD, float32; for DICOM ``meta`` holds the tags of the first slice.
+    """Read one scalar 3D volume, shape 1HWD, float32, with its affine in the RAS convention of NIfTI.
 
     Raises:
         FileNotFoundError: if there is no such path.
-        ValueError: if the volume is not 3D or has several channels.
+        ValueError: if the volume cannot be read or has several channels.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: complete the download.")
-    # Not LoadImage: it falls back to other readers, and a damaged file ends in a page of their tracebacks.
-    nifti = path.name.endswith((".nii", ".nii.gz"))
-    reader: ImageReader = NibabelReader(squeeze_non_spatial_dims=True) if nifti else ITKReader(series_meta=True)
-    array, meta = reader.get_data(reader.read(path))
-    if array.ndim != 3:
-        raise ValueError(f"{path} has shape {array.shape}: one 3D channel is expected.")
-    return MetaTensor(torch.from_numpy(array.astype(np.float32))[None], meta=meta)
+    exact: Any = _single(path)
+    volume: MetaTensor = exact.float()
+    return volume
+
+
+def read_label(path: Path, image: MetaTensor) -> MetaTensor:
+    """Read a label on the grid of its image, shape 1HWD, the file's integers; see `read_volume` and `LoadLabeld`."""
+    return match_grid(image, _single(path))
+
+
+def _single(path: Path) -> MetaTensor:
+    volume = read_scan(path)
+    if len(volume) != 1:
+        raise ValueError(f"{path} has {len(volume)} channels: one is expected.")
+    return volume
+
+
+def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
+    """Check that image and label sample the same points of the world, voxel by voxel.
+
+    Args:
+        image: shape 1HWD.
+        label: shape 1HWD.
+
+    Returns:
+        The label with the image's affine: headers that agree up to rounding must not lead to two grids later.
+
+    Raises:
+        ValueError: if the shapes differ, or a corner lies more than ``GRID_TOLERANCE`` voxels apart.
+    """
+    difference = _grid(image).difference(_grid(label))
+    if difference:
+        raise ValueError(f"image and label do not lie on one grid: {difference}. Mend the wrong header.")
+    return MetaTensor(label.as_tensor(), affine=image.affine)
+
+
+def _grid(volume: MetaTensor) -> Grid:
+    height, width, depth = volume.shape[1:]
+    return Grid((height, width, depth), np.asarray(volume.affine, dtype=float))
 
 
 def require_values(label: torch.Tensor, allowed: Sequence[int]) -> None:

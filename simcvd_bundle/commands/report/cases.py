@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from monai.data.folder_layout import FolderLayout
-from monai.transforms.io.array import LoadImage
 from monai.transforms.spatial.array import Orientation
-from nibabel.filebasedimages import ImageFileError
 
 from simcvd_bundle.commands.report.evaluations import Evaluation
 from simcvd_bundle.commands.report.plots import data_uri, style
 from simcvd_bundle.data.datalists import common_folder, load_datalist
+from simcvd_bundle.data.reading import read_scan
 from simcvd_bundle.evaluation.handler import distinct_case_names
 
 CONTOURS = {
@@ -167,11 +166,7 @@ def draw_planes(case: Volumes) -> dict[str, str]:
 
 def _read(path: str | Path) -> Any:
     """An image with its channels first and its axes turned to right, anterior, superior."""
-    try:
-        image = LoadImage(image_only=True, ensure_channel_first=True)(str(path))
-    except (RuntimeError, OSError, EOFError, ImageFileError) as error:
-        raise ValueError(f"{path} cannot be read as an image.") from error
-    return Orientation("RAS", labels=None)(image)
+    return Orientation("RAS", labels=None)(read_scan(path).float())
 
 
 def _draw(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:
