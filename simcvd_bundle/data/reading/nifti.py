@@ -72,8 +72,8 @@ def placement(header: Any) -> np.ndarray:
 
     The sform, where it is set, else the qform, else the voxel sizes around the centre, as nibabel does. ``pixdim``
     belongs to the qform. Where it and the sform disagree in the size of a voxel, the one whose sizes are all 1 was
-    never filled in, and the other one counts. A sheared sform agrees with the edges of a voxel or the distances of its
-    planes.
+    never filled in, and the other one counts; so does the qform beside an sform of zeros. A sheared sform agrees with
+    the edges of a voxel or the distances of its planes.
 
     Args:
         header: nibabel's.
@@ -88,11 +88,12 @@ def placement(header: Any) -> np.ndarray:
         return np.asarray(scaling @ header.get_best_affine(), dtype=float)
     sform = np.asarray(header.get_sform(), dtype=float)
     edges = np.linalg.norm(sform[:3, :3], axis=0)
-    planes = 1 / np.linalg.norm(np.linalg.inv(sform[:3, :3]), axis=1) if np.linalg.det(sform[:3, :3]) else edges
-    agree = np.minimum(np.abs(edges - sizes), np.abs(planes - sizes)) <= ROUNDING * edges
-    if agree.all() or np.isin(sizes, (0, 1)).all():
-        return np.asarray(scaling @ sform)
-    if header["qform_code"] > 0 and np.allclose(edges, 1, rtol=ROUNDING):
+    if edges.all() and np.linalg.det(sform[:3, :3]) != 0:
+        planes = 1 / np.linalg.norm(np.linalg.inv(sform[:3, :3]), axis=1)
+        agree = np.minimum(np.abs(edges - sizes), np.abs(planes - sizes)) <= ROUNDING * edges
+        if agree.all() or np.isin(sizes, (0, 1)).all():
+            return np.asarray(scaling @ sform)
+    if header["qform_code"] > 0 and (np.abs(edges - 1) <= ROUNDING).all() | (edges == 0).all():
         return np.asarray(scaling @ header.get_qform(), dtype=float)
     told, other = (" x ".join(f"{size:.4g}" for size in values) for values in (edges, sizes))
     raise ValueError(
