@@ -74,7 +74,8 @@ def read_scan(files: File | Sequence[File]) -> MetaTensor:
     grid = volumes[0].grid
     meta = {
         "filename_or_obj": str(volumes[0].path), "spatial_shape": np.array(grid.shape),
-        "original_affine": grid.affine.copy(), "original_channel_dim": 0, "space": "RAS",
+        "original_affine": grid.affine.copy(), "space": "RAS",
+        "original_channel_dim": float("nan") if len(array) == 1 else -1,  # of the file, in MONAI's form
     }  # fmt: skip
     return MetaTensor(as_tensor(array), affine=torch.as_tensor(grid.affine), meta=meta)
 
