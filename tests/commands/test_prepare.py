@@ -533,7 +533,7 @@ def test_msd_errors(task: Path, tmp_path: Path) -> None:
     four = nib.Nifti1Image(np.random.default_rng(6).normal(size=(4, 4, 4, 2)), np.eye(4))
     nib.save(four, task / "imagesTs" / "t_3.nii.gz")
     arguments = (str(task), str(tmp_path / "other"))
-    with pytest.raises(ValueError, match=r"t_3: .*shape \(4, 4, 4, 2\): one 3D channel is expected"):
+    with pytest.raises(ValueError, match=r"t_3: .*t_3.nii.gz has 2 channels: one is expected"):
         Prepare().msd(*arguments)
     set_index(task, test=["./imagesTs/t_1.nii.gz"])
     with pytest.raises(ValueError, match=r"same name: \['t_1'\]"):
