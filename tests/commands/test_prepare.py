@@ -452,7 +452,7 @@ def test_pancreas_errors(raw_ct: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label_order is 'name'"):
         Prepare().pancreas(*arguments, label_order="name")
     save_label(labels / "label0007.nii.gz", ct_label()[:, :, 1:], ct_affine())
-    with pytest.raises(ValueError, match=r"PANCREAS_0007: image has shape \(40, 44, 70\), label \(40, 44, 69\)"):
+    with pytest.raises(ValueError, match=r"PANCREAS_0007: image and label do not lie on one grid: shape \(40, 44, 70\) against \(40, 44, 69\)"):
         Prepare().pancreas(*arguments)
     save_label(labels / "label0007.nii.gz", ct_label(), ct_affine())
     (images / "PANCREAS_0008").mkdir()

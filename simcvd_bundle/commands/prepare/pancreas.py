@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.intensity.array import NormalizeIntensity
 from monai.transforms.spatial.array import Flip, Orientation, Spacing
@@ -15,6 +15,7 @@ from monai.transforms.spatial.array import Flip, Orientation, Spacing
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.commands.prepare.files import Case, Recipe
 from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, match_grid, read_volume, require_values
+from simcvd_bundle.data.reading.dicom import DicomSeries
 
 WINDOW_HU = (-125.0, 275.0)
 """Soft-tissue window of the published pipelines and of the paper."""
@@ -78,10 +79,11 @@ def pancreas(
 
 
 def _read(scan: Path, mask: Path, label_order: str) -> tuple[MetaTensor, MetaTensor | None]:
-    image, label = read_series(scan), read_volume(mask)
+    series, label = open_series(scan), read_volume(mask)
+    image = read_volume(series.path)
     require_values(label, tuple(LABELS))
     if label_order == "instance":
-        label = _ordered_by_instance(image, label)
+        label = _ordered_by_instance(series, image, label)
     else:
         axcodes = "".join(nib.aff2axcodes(np.asarray(image.affine)))  # type: ignore[no-untyped-call]
         label = apply(label, Orientation(axcodes=axcodes, labels=None))
@@ -96,32 +98,25 @@ def _read(scan: Path, mask: Path, label_order: str) -> tuple[MetaTensor, MetaTen
     return apply(crop(image, box), NormalizeIntensity()), crop(label, box)
 
 
-def read_series(folder: Path) -> MetaTensor:
-    """Read the one DICOM series below a folder.
-
-    Returns:
-        The scan, shape 1HWD, in HU, slices in ascending order of position.
+def open_series(folder: Path) -> DicomSeries:
+    """Open the one DICOM series below a folder, slices in ascending order of position.
 
     Raises:
         FileNotFoundError: if there is no .dcm file.
-        ValueError: if there are several folders with .dcm files, or several series in one.
+        ValueError: if there are several folders with .dcm files, or what is in the folder is no regular volume.
     """
     folders = sorted({path.parent for path in folder.rglob("*.dcm")})
     if not folders:
         raise FileNotFoundError(f"no .dcm file below {folder}: complete the download.")
     if len(folders) > 1:
         raise ValueError(f"{len(folders)} folders with .dcm files below {folder}: keep the one of the labelled series.")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*more than one DICOM series")  # MONAI would take the first
-        try:
-            return read_volume(folders[0])
-        except UserWarning as error:
-            raise ValueError(f"more than one DICOM series in {folders[0]}: keep the labelled one.") from error
+    return DicomSeries(folders[0])
 
 
-def _ordered_by_instance(image: MetaTensor, label: MetaTensor) -> MetaTensor:
+def _ordered_by_instance(series: DicomSeries, image: MetaTensor, label: MetaTensor) -> MetaTensor:
     """Give the label the image's geometry, its slices being stored in the order of the DICOM instance numbers."""
-    first, count = int(image.meta["0020|0013"]), image.shape[-1]
+    header = pydicom.dcmread(series.frames[0].path, stop_before_pixels=True, specific_tags=["InstanceNumber"])
+    first, count = int(header.InstanceNumber), image.shape[-1]
     if first not in (1, count):
         raise ValueError(f"the first slice has instance number {first}, neither 1 nor {count}: slices are missing.")
     ordered = apply(label, Flip(spatial_axis=2)) if first == count else label
