@@ -12,10 +12,13 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
+from monai.data.folder_layout import FolderLayoutBase
 from monai.engines import SupervisedEvaluator
 from monai.transforms import MapTransform, SaveImaged
 
 from simcvd_bundle.data.cases import case_name
+from simcvd_bundle.data.masks import PREDICTED
+from simcvd_bundle.data.names import result_file
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.errors import first_cause
@@ -154,12 +157,38 @@ class AtomicNibabelWriter(NibabelWriter):
         """Give array and affine back."""
         return data_array, affine
 
+    @classmethod
+    def create_backend_obj(cls, *args: Any, **kwargs: Any) -> Any:
+        """MONAI's image, marked as a prediction."""
+        image = super().create_backend_obj(*args, **kwargs)
+        image.header["descrip"] = PREDICTED
+        return image
+
     def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
         """Write to ``filename``."""
         with atomically(Path(filename)) as unfinished:
             super().write(unfinished, **kwargs)
         if verbose:
             logger.info("Wrote %s", filename)
+
+
+class ResultLayout(FolderLayoutBase):
+    """Names of results, see `result_file`. MONAI's layout cuts a name at its last dot: the UID of a series, ``X.NII``.
+
+    Args:
+        output_dir: folder of the files.
+        postfix: end of the names.
+        data_root_dir: folder whose sub-folders are repeated.
+    """
+
+    def __init__(self, output_dir: str, postfix: str, data_root_dir: str = "") -> None:
+        self.arguments = (output_dir, postfix, data_root_dir)
+
+    def filename(self, **kwargs: Any) -> Path:
+        """The file of the result of the scan ``subject``, its folder made."""
+        file = result_file(kwargs["subject"], *self.arguments)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
 
 class SaveResultd(SaveImaged):
@@ -170,14 +199,16 @@ class SaveResultd(SaveImaged):
         keys: as for ``SaveImaged``.
         output_dir: folder of the files.
         postfix: end of the names.
+        data_root_dir: folder whose sub-folders are repeated in ``output_dir``.
         **kwargs: as for ``SaveImaged``.
     """
 
-    def __init__(self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, **kwargs: Any) -> None:
-        super().__init__(
-            keys, writer=AtomicNibabelWriter, output_dir=output_dir, output_postfix=postfix, resample=False,
-            separate_folder=False, **kwargs,
-        )  # fmt: skip
+    def __init__(
+        self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, data_root_dir: str = "",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        layout = ResultLayout(output_dir, postfix, data_root_dir)
+        super().__init__(keys, writer=AtomicNibabelWriter, folder_layout=layout, resample=False, **kwargs)
         self.results = results
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

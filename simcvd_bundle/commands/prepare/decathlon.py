@@ -14,7 +14,7 @@ from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folde
 from simcvd_bundle.commands.prepare.files import Case, Recipe
 from simcvd_bundle.commands.prepare.volumes import apply, read_volume, require_values
 from simcvd_bundle.data.cases import match_grid
-from simcvd_bundle.data.scans import stem
+from simcvd_bundle.data.names import stem
 
 CT_PERCENTILES = (0.5, 99.5)
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from monai.data.folder_layout import FolderLayout
 from monai.transforms.io.array import LoadImage
 from monai.transforms.spatial.array import Orientation
 from nibabel.filebasedimages import ImageFileError
@@ -18,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from simcvd_bundle.commands.report.evaluations import Evaluation
 from simcvd_bundle.commands.report.plots import data_uri, style
 from simcvd_bundle.data.datalists import common_folder, load_datalist
+from simcvd_bundle.data.names import result_file
 from simcvd_bundle.evaluation.handler import distinct_case_names
 
 CONTOURS = {
@@ -91,11 +91,10 @@ def case_files(
     )
     names = distinct_case_names(str(item["label"]) for item in items)
     folder, root = (evaluation.folder, common_folder(items)) if predictions is None else (predictions, "")
-    seg, sdm = (FolderLayout(folder, kind, ".nii.gz", data_root_dir=root) for kind in ("seg", "sdm"))
     files = {}
     for item in items:
         image = item["image"][0] if isinstance(item["image"], list) else item["image"]
-        results = (Path(layout.filename(image)) for layout in (seg, sdm))
+        results = (result_file(image, folder, postfix, root) for postfix in ("seg", "sdm"))
         files[names[str(item["label"])]] = CaseFiles(image, str(item["label"]), *results)
     absent = [case for case in evaluation.cases if case not in files]
     if absent:
