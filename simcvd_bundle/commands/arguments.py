@@ -1,8 +1,11 @@
-"""Lists on the command line, where fire would read ``1e-3`` as a number and leave ``[eval/a,eval/b]`` a text."""
+"""Texts and lists on the command line, where fire reads ``2018_02`` as a number and leaves ``[a/b,c/d]`` a text."""
 
 from __future__ import annotations
 
 import csv
+from typing import Any
+
+from fire.parser import DefaultParseValue
 
 
 def parse_list(text: str) -> list[str]:
@@ -25,3 +28,9 @@ def parse_numbers(text: str) -> list[int]:
         return [int(part) for part in parse_list(text)]
     except ValueError:
         raise ValueError(f"{text!r} is no list of whole numbers: give them as [16,8].") from None
+
+
+def argument(value: Any) -> str:
+    """A value as a word of a command line that fire reads back as this value: the folder ``2018_02`` in quotes."""
+    text = str(value)
+    return repr(value) if isinstance(value, str) and DefaultParseValue(text) != value else text

@@ -19,7 +19,7 @@ import torch
 from fire.decorators import SetParseFns
 from monai.bundle import ConfigParser
 
-from simcvd_bundle.commands.arguments import parse_list, parse_numbers
+from simcvd_bundle.commands.arguments import argument, parse_list, parse_numbers
 from simcvd_bundle.data.datalists import write_folds
 from simcvd_bundle.runs.provenance import provenance
 from simcvd_bundle.utils.atomic import write_json
@@ -116,8 +116,9 @@ def experiment(
 
 
 SetParseFns(
-    dataset_dir=str, data=str, experiments=parse_list, num_labeled=parse_numbers, seeds=parse_numbers, output_dir=str
-)(experiment)
+    dataset_dir=str, data=str, experiments=parse_list, num_labeled=parse_numbers, seeds=parse_numbers, output_dir=str,
+    eval_section=str, inference_mode=str, **dict.fromkeys(("cache_dir", "datalist", "pretrained"), str),
+)(experiment)  # fmt: skip
 
 
 def plan(
@@ -283,7 +284,7 @@ def _config(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
 
 def _bundle(run_id: str, files: Sequence[str], settings: Mapping[str, Any], folder: Path, device: str | None) -> bool:
     """Run the bundle in a process of its own, its output appended to the log of the run."""
-    arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    arguments = [text for name, value in settings.items() for text in (f"--{name}", argument(value))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BUNDLE_ROOT), os.environ.get("PYTHONPATH", "")])}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device

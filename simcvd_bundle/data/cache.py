@@ -28,6 +28,7 @@ from tqdm import tqdm
 import simcvd_bundle
 from simcvd_bundle.data.batches import SampleIndex
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
+from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def _digest(item: Any, key: Any) -> str:
 
 
 def _paths(value: Any) -> Iterator[Path]:
-    """Files that an item names, those of a folder (a DICOM series) included."""
+    """Files that an item names, those of a folder (a DICOM series) and those behind a header included."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -199,5 +200,6 @@ def _paths(value: Any) -> Iterator[Path]:
             yield from _paths(part)
     elif isinstance(value, str | Path) and Path(value).exists():
         yield Path(value)
+        yield from data_files(Path(value))
         if Path(value).is_dir():
             yield from sorted(p for p in Path(value).iterdir() if p.is_file())

@@ -12,7 +12,9 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 
-from simcvd_bundle.data.scans import IMAGE_SUFFIXES, Item
+from simcvd_bundle.data.names import IMAGE_SUFFIXES
+from simcvd_bundle.data.scans import Item
+from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import write_json
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ def load_datalist(
         Items with absolute paths ``image`` and, if labelled, ``label``.
 
     Raises:
-        FileNotFoundError: when the datalist or a file named in it is missing.
+        FileNotFoundError: when the datalist, a file named in it or one that holds its voxels (`data_files`) is missing.
         ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
             of an unknown format, ``num_labeled`` exceeds the labelled items or leaves no item for ``unlabeled``, or a
             required label is missing.
@@ -70,14 +72,19 @@ def load_datalist(
         _check_entries(content[in_file], in_file, Path(dataset_dir))
     except ValueError as error:
         raise ValueError(f"Section {in_file!r} of the datalist {path}: {error}") from error
-    items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(Path(dataset_dir).resolve()))
+    folder = Path(dataset_dir).resolve()
+    items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(folder))
     for item in items:
-        paths = (item.get(key) for key in ("image", "label"))
-        for file in (file for value in paths for file in (value if isinstance(value, list) else [value])):
-            if isinstance(file, str | Path) and not Path(file).exists():
-                raise FileNotFoundError(
-                    f"{file}, named in section {in_file!r} of {path}, does not exist: add it, or remove the case."
-                )
+        for key in item.keys() & {"image", "label"}:
+            several = isinstance(item[key], list)
+            files = [_below(file, folder) for file in (item[key] if several else [item[key]]) if file is not None]
+            for file in files:
+                if not Path(file).exists():
+                    raise FileNotFoundError(
+                        f"{file}, named in section {in_file!r} of {path}, does not exist: add it, or remove the case."
+                    )
+                data_files(Path(file))
+            item[key] = files if several else files[0] if files else None
     if in_file == "training":
         items = _split(items, section, num_labeled, path)
     if not items and not optional:
@@ -128,7 +135,7 @@ def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) 
     for file in files:
         if not isinstance(file, str) or not file or "\0" in file:
             raise ValueError(f"{key} of entry {number} is {value!r}: expected the name of a file.")
-        if ".." in Path(os.path.relpath(folder / file, folder)).parts:
+        if ".." in Path(os.path.relpath(_below(folder / file, folder), folder)).parts:
             raise ValueError(
                 f"{file} of entry {number} lies outside dataset_dir {folder}: move or link it there, or set "
                 "dataset_dir to a folder that holds all files."
@@ -138,7 +145,15 @@ def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) 
                 f"{file} of entry {number} is no image: expected a file ending in {', '.join(IMAGE_SUFFIXES)} or a "
                 "folder of DICOM files."
             )
-    return tuple(os.path.normpath(file) for file in files)
+    return tuple(os.path.relpath(_below(folder / file, folder), folder) for file in files)
+
+
+def _below(file: str | Path, folder: Path) -> str:
+    """The path of a file by way of ``folder``, where links have several names for the folder; else as it is."""
+    if Path(os.path.normpath(file)).is_relative_to(folder):
+        return str(file)
+    real, root = Path(file).resolve(), folder.resolve()
+    return str(folder / real.relative_to(root)) if real.is_relative_to(root) else str(file)
 
 
 def _split(items: list[Item], section: str, num_labeled: int | None, path: Path) -> list[Item]:
@@ -163,7 +178,7 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
 def common_folder(items: Sequence[Item]) -> str:
     """The deepest folder that holds the images of all items, of several files the first; empty without items.
 
-    Results that keep their image's path below it (``data_root_dir`` of ``SaveImage``) differ where names are equal.
+    Results that keep their image's path below it (``data_root_dir`` of `result_file`) differ where names are equal.
     """
     images = [item["image"][0] if isinstance(item["image"], list) else item["image"] for item in items]
     return os.path.commonpath([os.path.dirname(image) for image in images]) if images else ""

@@ -20,6 +20,7 @@ from monai.data.utils import affine_to_spacing
 from monai.utils.enums import CommonKeys
 from monai.utils.misc import ImageMetaKey
 
+from simcvd_bundle.data.names import stem
 from simcvd_bundle.evaluation.metrics import METRICS, OVERLAP_METRICS, case_metrics
 from simcvd_bundle.utils.atomic import atomically
 
@@ -36,7 +37,7 @@ class EvaluationReport:
     repeat cases), and rank 0 writes, each file replaced in one step:
 
     - ``per_case.csv``: ``case``, ``class``, the metrics (overlap in [0, 1]), ``note`` (which mask was empty, if any). A
-      case is named after the label's file (the image's if the label has none) without ``.nii.gz``, with as many parent
+      case is named after the label's file (the image's if the label has none) without its suffix, with as many parent
       folders as it takes to tell it from the others.
     - ``summary.json``: ``info``; ``overall`` (each row weighs the same) and ``classes``, each with mean, std
       (population, ``numpy.std``), n and excluded (NaN, as both masks are empty) per metric; ``num_empty_predictions``
@@ -147,8 +148,8 @@ class EvaluationReport:
 
 
 def distinct_case_names(paths: Iterable[str]) -> dict[str, str]:
-    """Name each path: its last part without ``.nii.gz``, plus the parent folders needed to tell it from the others."""
-    parts = {path: PurePath(path.removesuffix(".gz").removesuffix(".nii")).parts for path in paths}
+    """Name each path: its last part as `stem` has it, plus the parent folders needed to tell it from the others."""
+    parts = {path: (*PurePath(path).parts[:-1], stem(Path(path))) for path in paths}
     names: dict[str, str] = {}
     for depth in range(1, max(map(len, parts.values()), default=0) + 1):
         suffixes = {path: "/".join(part[-depth:]) for path, part in parts.items()}

@@ -14,10 +14,13 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import NibabelWriter
+from monai.data.folder_layout import FolderLayoutBase
 from monai.engines import SupervisedEvaluator
 from monai.transforms import MapTransform, SaveImaged
 
 from simcvd_bundle.data.cases import case_name
+from simcvd_bundle.data.masks import PREDICTED
+from simcvd_bundle.data.names import result_file
 from simcvd_bundle.data.reading.nifti import nifti_image
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
@@ -146,7 +149,7 @@ class MaskAndMapsd(MapTransform):
 
 
 class ScanGridWriter(NibabelWriter):
-    """MONAI's NIfTI writer, but results have shape and header of their scan, and take their name when complete."""
+    """MONAI's NIfTI writer, but results have shape and header of their scan, are marked, and whole before named."""
 
     def set_metadata(self, meta_dict: Any, resample: bool = False, **options: Any) -> None:
         """Take the scan's file and affine; nothing is resampled, as results lie on the scan's grid."""
@@ -155,10 +158,31 @@ class ScanGridWriter(NibabelWriter):
     def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
         """Write to ``filename``."""
         array = np.asarray(self.data_obj)[..., 0] if self.data_obj.shape[-1] == 1 else np.asarray(self.data_obj)
+        image = nifti_image(array.astype(self.output_dtype), self.affine, self.scan)
+        image.header["descrip"] = PREDICTED
         with atomically(Path(filename)) as unfinished:
-            nib.save(nifti_image(array.astype(self.output_dtype), self.affine, self.scan), unfinished)
+            nib.save(image, unfinished)
         if verbose:
             logger.info("Wrote %s", filename)
+
+
+class ResultLayout(FolderLayoutBase):
+    """Names of results, see `result_file`. MONAI's layout cuts a name at its last dot: the UID of a series, ``X.NII``.
+
+    Args:
+        output_dir: folder of the files.
+        postfix: end of the names.
+        data_root_dir: folder whose sub-folders are repeated.
+    """
+
+    def __init__(self, output_dir: str, postfix: str, data_root_dir: str = "") -> None:
+        self.arguments = (output_dir, postfix, data_root_dir)
+
+    def filename(self, **kwargs: Any) -> Path:
+        """The file of the result of the scan ``subject``, its folder made."""
+        file = result_file(kwargs["subject"], *self.arguments)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
 
 class SaveResultd(SaveImaged):
@@ -169,14 +193,16 @@ class SaveResultd(SaveImaged):
         keys: as for ``SaveImaged``.
         output_dir: folder of the files.
         postfix: end of the names.
+        data_root_dir: folder whose sub-folders are repeated in ``output_dir``.
         **kwargs: as for ``SaveImaged``.
     """
 
-    def __init__(self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, **kwargs: Any) -> None:
-        super().__init__(
-            keys, writer=ScanGridWriter, output_dir=output_dir, output_postfix=postfix, squeeze_end_dims=False,
-            separate_folder=False, **kwargs,
-        )  # fmt: skip
+    def __init__(
+        self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, data_root_dir: str = "",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        layout = ResultLayout(output_dir, postfix, data_root_dir)
+        super().__init__(keys, writer=ScanGridWriter, folder_layout=layout, squeeze_end_dims=False, **kwargs)
         self.results = results
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

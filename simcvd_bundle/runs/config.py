@@ -31,6 +31,8 @@ MONAI_IDS = {
 }  # fmt: skip
 """Ids that MONAI itself reads or adds: metadata and experiment tracking."""
 
+NAME = "the name of a file or folder"
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "an integer of at least 1": (
         lambda value: type(value) is int and value >= 1,
@@ -66,8 +68,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, bool),
         "resume save_predictions save_probability save_sdm consistency_includes_sdm",
     ),
-    "the name of a folder": (
-        lambda value: isinstance(value, str | dict) and value != "", "dataset_dir output_dir ckpt_dir",
+    NAME: (
+        lambda value: isinstance(value, str | dict) and value != "",
+        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained",
     ),
 }  # fmt: skip
 """What values ids take, checked before anything is built; expressions and references are left to what uses them."""
@@ -95,7 +98,10 @@ def check_values(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
                 continue
             if isinstance(defaults.get(name), bool):
                 raise ValueError(f"{name} is {value!r}: write True or False, capitalised.")
-            raise ValueError(f"{name} is {value!r}, but must be {wanted}: set --{name}.")
+            remedy = f"set --{name}"
+            if wanted == NAME and value != "":
+                remedy += " (MONAI's command line reads a name such as 2018_02 or 1e5 as a number: write ./2018_02)"
+            raise ValueError(f"{name} is {value!r}, but must be {wanted}: {remedy}.")
 
 
 def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> None:

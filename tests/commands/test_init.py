@@ -17,12 +17,10 @@ from conftest import ROOT, write_series
 from monai.bundle import ConfigWorkflow
 
 from simcvd_bundle.commands.init import init, rules
-from simcvd_bundle.commands.init.finding import find_scans
 from simcvd_bundle.commands.init.inspecting import read_intensities
 from simcvd_bundle.commands.report import report
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.data.reading import open_volume
-from simcvd_bundle.data.scans import find_images
 
 AFFINE = np.diag([0.8, 0.8, 5.0, 1.0])
 
@@ -40,96 +38,6 @@ def mask(*values: int, shape: tuple[int, ...] = (20, 18, 8), dtype: Any = np.uin
     for number, value in enumerate(values):
         label[3 * number : 3 * number + 3, 2:6, 2:5] = value
     return label
-
-
-def pairs(root: Path, **options: Any) -> dict[str, str | None]:
-    scans, _ = find_scans(root, **options)
-    return {
-        "+".join(path.relative_to(root).as_posix() for path in scan.image):
-        None if scan.label is None else scan.label.relative_to(root).as_posix()
-        for scan in scans
-    }  # fmt: skip
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-# finding
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["images/a.nii.gz", "images/b.nii", "labels/a.nii.gz"],
-         {"images/a.nii.gz": "labels/a.nii.gz", "images/b.nii": None}),
-        (["a.nrrd", "a_seg.nrrd", "b.mha"], {"a.nrrd": "a_seg.nrrd", "b.mha": None}),
-        (["x/image.nii", "x/label.nii", "y/image.nii"], {"x/image.nii": "x/label.nii", "y/image.nii": None}),
-        (["x/mri.nii", "x/mask.nii", "y/mri.nii"], {"x/mri.nii": "x/mask.nii", "y/mri.nii": None}),
-        (["imagesTr/c_001_0000.nii.gz", "labelsTr/c_001.nii.gz", "imagesTs/c_002_0000.nii.gz"],
-         {"imagesTr/c_001_0000.nii.gz": "labelsTr/c_001.nii.gz", "imagesTs/c_002_0000.nii.gz": None}),
-        (["imagesTr/c_0000.nii.gz", "imagesTr/c_0001.nii.gz", "labelsTr/c.nii.gz"],
-         {"imagesTr/c_0000.nii.gz+imagesTr/c_0001.nii.gz": "labelsTr/c.nii.gz"}),
-        (["s_0001.nii", "s_0002.nii", "labels/s_0002.nii"], {"s_0001.nii": None, "s_0002.nii": "labels/s_0002.nii"}),
-        (["a.nii.gz", "._a.nii.gz", ".cache/b.nii.gz", "notes.txt"], {"a.nii.gz": None}),
-        (["my scan é.nii.gz", "masks/my scan é.nii.gz"], {"my scan é.nii.gz": "masks/my scan é.nii.gz"}),
-    ],
-)  # fmt: skip
-def test_layouts(tmp_path: Path, files: list[str], expected: dict[str, str | None]) -> None:
-    touch(tmp_path, *files)
-    assert pairs(tmp_path) == expected
-
-
-def test_patterns_and_channels_by_name(tmp_path: Path) -> None:
-    touch(tmp_path, "p1/lgemri.nrrd", "p1/laendo.nrrd", "p1/other.nrrd", "p2/lgemri.nrrd")
-    found = pairs(tmp_path, images="*/lgemri.nrrd", labels="*/laendo.nrrd")
-    assert found == {"p1/lgemri.nrrd": "p1/laendo.nrrd", "p2/lgemri.nrrd": None}
-    brats = tmp_path / "brats"
-    touch(brats, "b1/b1_t1.nii", "b1/b1_flair.nii", "b1/b1_seg.nii", "b2/b2_t1.nii", "b2/b2_flair.nii")
-    assert pairs(brats, in_channels=2) == {
-        "b1/b1_flair.nii+b1/b1_t1.nii": "b1/b1_seg.nii", "b2/b2_flair.nii+b2/b2_t1.nii": None,
-    }  # fmt: skip
-
-
-def test_dicom_series_with_labels_beside_and_elsewhere(tmp_path: Path) -> None:
-    array = np.arange(6 * 5 * 4).reshape(6, 5, 4)
-    write_series(tmp_path / "p1" / "dicom", array, (0.8, 0.8, 5.0))
-    save(tmp_path / "p1" / "label.nii.gz", mask(1, shape=(6, 5, 4)))
-    write_series(tmp_path / "images" / "p2", array, (0.8, 0.8, 5.0))
-    save(tmp_path / "labels" / "p2.nii.gz", mask(1, shape=(6, 5, 4)))
-    assert pairs(tmp_path) == {"images/p2": "labels/p2.nii.gz", "p1/dicom": "p1/label.nii.gz"}
-    grid = open_volume(tmp_path / "p1" / "dicom").grid
-    assert grid.shape == (6, 5, 4)
-    assert grid.spacing == pytest.approx((0.8, 0.8, 5.0))
-    assert grid.axcodes == "LPS"
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (["a.nii", "labels/b.nii"], "label .*b.nii fits no image: name it like its image"),
-        (["a.nii", "a_seg.nii", "masks/a.nii"], "has 2 labels"),
-        (["x/a.nii", "x/b.nii", "x/c_seg.nii"], "c_seg.nii fits 2 images"),
-        (["readme.txt"], "holds no image"),
-    ],
-)
-def test_what_does_not_pair_is_named(tmp_path: Path, files: list[str], message: str) -> None:
-    touch(tmp_path, *files)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        find_scans(tmp_path)
-
-
-def test_inference_groups_channels_as_training_does(tmp_path: Path) -> None:
-    touch(tmp_path, "a_t1.nii", "a_flair.nii", "b_4d.nii")
-    scans = [item["image"] for item in find_images(str(tmp_path), in_channels=2)]
-    assert scans == [[str(tmp_path / "a_flair.nii"), str(tmp_path / "a_t1.nii")], str(tmp_path / "b_4d.nii")]
-    assert len(find_images(str(tmp_path))) == 3
-    touch(tmp_path, "p_01.nii", "p_02.nii")
-    for find in (find_images, find_scans):
-        with pytest.raises(ValueError, match=r"p_01.nii, p_02.nii in .* could be the channels of one scan or 2 scans"):
-            find(tmp_path, in_channels=2)  # type: ignore[operator]
 
 
 # rules
@@ -202,6 +110,14 @@ def test_normalisation_by_intensity_range() -> None:
 
 
 # inspecting
+
+
+def test_the_geometry_of_a_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", np.arange(6 * 5 * 4).reshape(6, 5, 4), (0.8, 0.8, 5.0))
+    grid = open_volume(tmp_path / "dicom").grid
+    assert grid.shape == (6, 5, 4)
+    assert grid.spacing == pytest.approx((0.8, 0.8, 5.0))
+    assert grid.axcodes == "LPS"
 
 
 def test_label_values_and_foreground_are_read_slab_by_slab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,7 +452,10 @@ def test_pancreas_errors(raw_ct: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label_order is 'name'"):
         Prepare().pancreas(*arguments, label_order="name")
     save_label(labels / "label0007.nii.gz", ct_label()[:, :, 1:], ct_affine())
-    with pytest.raises(ValueError, match=r"PANCREAS_0007: image and label do not lie on one grid: shape \(40, 44, 70\) against \(40, 44, 69\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"PANCREAS_0007: image and label do not .* \(40, 44, 70\) against \(40, 44, 69\)",
+    ):
         Prepare().pancreas(*arguments)
     save_label(labels / "label0007.nii.gz", ct_label(), ct_affine())
     (images / "PANCREAS_0008").mkdir()
@@ -460,7 +463,7 @@ def test_pancreas_errors(raw_ct: tuple[Path, Path], tmp_path: Path) -> None:
         Prepare().pancreas(*arguments)
     (images / "PANCREAS_0008").rmdir()
     write_series(images / "PANCREAS_0007" / "study" / "series", ct_scan()[:, :, :2], uid="1.2.3.5")
-    with pytest.raises(ValueError, match="more than one DICOM series in"):
+    with pytest.raises(ValueError, match="holds 2 series"):
         Prepare().pancreas(*arguments[:2], str(tmp_path / "other"))
     write_series(images / "PANCREAS_0007" / "scout", ct_scan()[:, :, :2])
     with pytest.raises(ValueError, match=r"2 folders with \.dcm files below"):

@@ -287,6 +287,22 @@ def test_folder_of_a_series_is_read_again_when_one_of_its_files_changes(tmp_path
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize("named", ["a.raw", "LIST\na.raw\na.raw", "%s.raw 1 1 1"])
+def test_a_header_is_read_again_when_the_file_with_its_voxels_changes(tmp_path: Path, named: str) -> None:
+    header, voxels = tmp_path / "a.mhd", tmp_path / ("1.raw" if "%" in named else "a.raw")
+    header.write_text(f"NDims = 3\nElementDataFile = {named.replace('%s', '%d')}\n")
+    names = []
+    for content in (b"1", b"1", b"2 again"):
+        if not voxels.is_file() or voxels.read_bytes() != content:
+            voxels.write_bytes(content)
+        transform = Compose([Read(), RandFlipd("x", allow_missing_keys=True)])
+        names.append(DiskCacheDataset([{"image": str(header)}], transform, str(tmp_path / "c")).files[0])
+    assert names[0] == names[1] != names[2]
+    voxels.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.mhd has its voxels in .*\.raw, which does not exist"):
+        DiskCacheDataset([{"image": str(header)}], Compose([Read()]), str(tmp_path / "c"))
+
+
 def test_unreadable_case_is_named_before_training(scan: Path) -> None:
     scan.write_bytes(scan.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"The case .*scan\.nii\.gz cannot be used: "):

@@ -7,13 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import itk
-import nibabel as nib
-import numpy as np
 import pytest
 
 from simcvd_bundle.data.datalists import load_datalist
-from simcvd_bundle.data.scans import LABEL_DATASTORE, find_images, find_unlabeled
 
 TRAINING = ["a", "b", "c", "d"]  # b has no label in the file
 
@@ -185,168 +181,44 @@ def test_missing_file_is_named(folder: Path, file: str) -> None:
     assert len(load_datalist(str(folder), "test")) == 1
 
 
-# scans to segment
+# links
 
 
-def write_series(folder: Path, *names: str) -> None:
-    """DICOM files, each of a series of its own."""
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        itk.imwrite(itk.image_from_array(np.zeros((4, 4), np.int16)), str(folder / "new.dcm"))
-        (folder / "new.dcm").rename(folder / name)
+@pytest.mark.parametrize("listed", ["folder", "alias"])
+@pytest.mark.parametrize("given", ["folder", "alias"])
+def test_a_link_to_the_folder_is_the_folder(folder: Path, listed: str, given: str) -> None:
+    """Absolute paths may take another way there than dataset_dir; what is read lies below the folder itself."""
+    alias = folder.parent / f"{folder.name}_{listed}_{given}"
+    alias.symlink_to(folder)
+    places = {"folder": folder, "alias": alias}
+    edit(folder, training=[{"image": str(places[listed] / "images/a.nii.gz"), "label": "labels/a.nii.gz"}])
+    [item] = load_datalist(str(places[given]), "training")
+    assert item == {"image": str(folder / "images/a.nii.gz"), "label": str(folder / "labels/a.nii.gz")}
 
 
-def test_images_and_series_of_a_folder(tmp_path: Path) -> None:
-    """Series are known by their content, images by their suffix; the folder that holds both is no series."""
-    for file in ["b.nii.gz", "a.NRRD", "e.nii", "c.mha", "notes.txt", ".hidden.nii.gz", "empty/x.txt"]:
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).touch()
-    write_series(tmp_path / "d", "IM0001")
-    write_series(tmp_path, "stray.dcm")
-    expected = [{"image": str(tmp_path / name)} for name in ["a.NRRD", "b.nii.gz", "c.mha", "d", "e.nii"]]
-    assert find_images(str(tmp_path)) == expected
+def test_a_link_inside_the_folder_may_lead_out_of_it(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("store")
+    (outside / "x.nii.gz").touch()
+    (folder / "linked").symlink_to(outside)
+    edit(folder, test=[{"image": "linked/x.nii.gz"}])
+    assert load_datalist(str(folder), "test") == [{"image": str(folder / "linked/x.nii.gz")}]
+    edit(folder, test=[{"image": str(outside / "x.nii.gz")}])
+    with pytest.raises(ValueError, match="lies outside dataset_dir"):
+        load_datalist(str(folder), "test")
 
 
-def test_folder_that_is_a_series_itself(tmp_path: Path) -> None:
-    write_series(tmp_path, "1.dcm")
-    assert find_images(str(tmp_path)) == [{"image": str(tmp_path)}]
+def test_one_file_by_two_names_of_its_folder_is_listed_twice(folder: Path) -> None:
+    edit(folder, test=[{"image": "images/a.nii.gz"}, {"image": str(folder / "images" / "a.nii.gz")}])
+    with pytest.raises(ValueError, match=r"the case images/a.nii.gz is listed twice"):
+        load_datalist(str(folder), "test")
 
 
-def test_several_series_in_a_folder_raise(tmp_path: Path) -> None:
-    write_series(tmp_path / "scans", "1.dcm", "2.dcm")
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'scans'} holds 2 DICOM series: put each into")):
-        find_images(str(tmp_path))
-
-
-def test_single_file(tmp_path: Path) -> None:
-    (tmp_path / "a.nrrd").touch()
-    (tmp_path / "b.nrrd").touch()
-    assert find_images(str(tmp_path / "a.nrrd")) == [{"image": str(tmp_path / "a.nrrd")}]
-
-
-def test_nothing_found_raises(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path} holds no scan: expected files ending in .nii,")):
-        find_images(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'absent'} does not exist: set dataset_dir")):
-        find_images(str(tmp_path / "absent"))
-
-
-# the files of a scan of several channels
-
-
-def channels(folder: Path, *files: str, in_channels: int = 2, volumes: int = 1) -> list[str]:
-    """Scans that are found in a folder of files of ``volumes`` channels each, named ``FILE+FILE``."""
-    for file in files:
-        nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, volumes)), np.eye(4)), folder / f"{file}.nii.gz")
-    scans = [item["image"] for item in find_images(str(folder), in_channels)]
-    return [
-        "+".join(Path(file).name.removesuffix(".nii.gz") for file in (scan if isinstance(scan, list) else [scan]))
-        for scan in scans
-    ]
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["c_01_0000", "c_01_0001", "c_02_0000", "c_02_0001"], ["c_01_0000+c_01_0001", "c_02_0000+c_02_0001"]),
-        (["a_t1", "a_flair", "b_flair", "b_t1"], ["a_flair+a_t1", "b_flair+b_t1"]),
-        (["a_T1", "a_T2"], ["a_T1+a_T2"]),
-        (["a_t1", "a_flair", "b_t1"], ["a_flair+a_t1", "b_t1"]),
-        (["c_0000", "c_0001", "a_t1", "a_t2"], ["a_t1+a_t2", "c_0000+c_0001"]),
-        (["_t1", "_t2"], ["_t1", "_t2"]),
-    ],
-)
-def test_channels_are_known_by_nnunets_numbers_or_by_words(
-    tmp_path: Path, files: list[str], expected: list[str]
-) -> None:
-    assert channels(tmp_path, *files) == expected
-
-
-def test_order_of_channels_named_by_words_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        channels(tmp_path, "a_t1", "a_flair")
-    assert "in this order: flair, t1" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("files", "named"),
-    [
-        (["pat_01", "pat_02"], "pat_01.nii.gz, pat_02.nii.gz"),
-        (["pat_1", "pat_2"], "pat_1.nii.gz, pat_2.nii.gz"),
-        (["s_0001", "s_0002"], "s_0001.nii.gz, s_0002.nii.gz"),
-        (["site_p1", "site_p2"], "site_p1.nii.gz, site_p2.nii.gz"),
-        (["a_t1", "a_t2", "site_03", "site_04"], "site_03.nii.gz, site_04.nii.gz"),
-        (["lee_ann", "lee_joe", "smith_john", "smith_zoe"], "smith_john.nii.gz, smith_zoe.nii.gz"),
-        (["a_t1", "a_flair", "b_T1", "b_flair"], "b_T1.nii.gz, b_flair.nii.gz"),  # another order of the channels
-    ],
-)
-def test_patients_are_not_merged_for_their_names(tmp_path: Path, files: list[str], named: str) -> None:
-    message = re.escape(f"{named} in {tmp_path} could be the channels of one scan or 2 scans: ")
-    with pytest.raises(ValueError, match=message + r".* end their names with _0000, _0001, \.\.\. or with a"):
-        channels(tmp_path, *files)
-
-
-@pytest.mark.parametrize("ending", ["nii.gz", "mha", "nrrd"])
-def test_files_that_hold_all_channels_are_scans_of_their_own(tmp_path: Path, ending: str) -> None:
-    for name in ("pat_01", "pat_02", "c_0000", "c_0001", "a_t1", "a_t2"):
-        array = np.zeros((2, 3, 4, 2), np.float32)
-        itk.imwrite(itk.image_from_array(array, is_vector=True), str(tmp_path / f"{name}.{ending}"))
-    assert len(find_images(str(tmp_path), in_channels=2)) == 6
-
-
-def test_one_channel_needs_no_names(tmp_path: Path) -> None:
-    assert channels(tmp_path, "pat_01", "pat_02", in_channels=1) == ["pat_01", "pat_02"]
-
-
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_damaged_files_are_grouped_by_name(tmp_path: Path, content: bytes) -> None:
-    """The error comes from their reader, with the name of the case."""
-    for name in ("a_t1.nii.gz", "a_t2.nii.gz"):
-        (tmp_path / name).write_bytes(content)
-    assert len(find_images(str(tmp_path), in_channels=2)) == 1
-
-
-# the unlabelled images of a MONAI Label datastore
-
-
-@pytest.fixture
-def datastore(tmp_path: Path) -> Path:
-    """Four images, labels of two of them, a DICOM series."""
-    for file in ["a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nrrd", LABEL_DATASTORE, ".lock"]:
-        (tmp_path / file).touch()
-    for name in "ab":
-        file = tmp_path / "labels" / "final" / f"{name}.nii.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    write_series(tmp_path / "a", "1.dcm")
-    return tmp_path
-
-
-def labeled_item(datastore: Path, name: str) -> dict[str, str]:
-    return {"image": str(datastore / f"{name}.nii.gz"), "label": str(datastore / "labels" / "final" / f"{name}.nii.gz")}
-
-
-def test_images_beside_labelled_ones_are_unlabelled(datastore: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Labels and the series that a volume was made from are none; nothing twice."""
-    with caplog.at_level("INFO"):
-        items = find_unlabeled([labeled_item(datastore, "a"), labeled_item(datastore, "b")])
-    assert items == [{"image": str(datastore / "c.nii.gz")}, {"image": str(datastore / "d.nrrd")}]
-    assert f"Found 2 images without label in {datastore}" in caplog.text
-
-
-def test_images_held_out_for_validation_are_not_trained_on(datastore: Path) -> None:
-    items = find_unlabeled([labeled_item(datastore, "a")], [labeled_item(datastore, "b")])
-    assert names([item for item in items if item["image"].endswith(".gz")]) == ["c"]
-    assert len(find_unlabeled([labeled_item(datastore, "a")])) == 3
-
-
-@pytest.mark.parametrize("item", [{}, {"image": ["a.nii.gz", "b.nii.gz"]}, {"image": 3}])
-def test_items_without_a_single_file_have_no_folder(item: dict[str, Any]) -> None:
-    assert find_unlabeled([item]) == []
-
-
-def test_other_folders_are_not_searched(datastore: Path) -> None:
-    """Whoever trains from a datalist gets the images that it names and no other."""
-    (datastore / LABEL_DATASTORE).unlink()
-    assert find_unlabeled([labeled_item(datastore, "a"), labeled_item(datastore, "b")]) == []
+def test_a_file_behind_a_header_is_missed_like_any_other(folder: Path) -> None:
+    (folder / "images" / "a.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n")
+    edit(folder, test=[{"image": "images/a.mhd"}])
+    with pytest.raises(
+        FileNotFoundError, match=r"a\.mhd has its voxels in .*a\.raw, which does not exist: put it there"
+    ):
+        load_datalist(str(folder), "test")
+    (folder / "images" / "a.raw").touch()
+    assert names(load_datalist(str(folder), "test")) == ["a.mhd"]

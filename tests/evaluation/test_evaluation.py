@@ -194,7 +194,7 @@ def test_case_names(tmp_path: Path) -> None:
         "y/z.nii",
         "y/z.nii.gz",
     ]
-    names = ["p1/la", "r/p2/la", "s/p2/la", "1.2.84", "x.nrrd", "y/z.nii", "y/z.nii.gz"]
+    names = ["p1/la", "r/p2/la", "s/p2/la", "1.2.84", "x", "y/z.nii", "y/z.nii.gz"]
     assert distinct_case_names(paths) == dict(zip(paths, names, strict=True))
     twins = [item({}, {1: [(0, 0, 0)]}, f"{folder}/la.nii.gz") for folder in ("p2", "p1")]
     run(EvaluationReport(tmp_path, {"1": "left"}), twins)

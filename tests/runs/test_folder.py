@@ -125,6 +125,14 @@ def test_values_that_an_id_cannot_take(name: str, bad: Any, good: Any) -> None:
         check_values({name: bad}, {name: 0})
 
 
+@pytest.mark.parametrize("value", [201802, 100000.0, True])
+@pytest.mark.parametrize("name", ["dataset_dir", "output_dir", "cache_dir", "datalist"])
+def test_a_name_that_the_command_line_made_a_number_is_told_as_that(name: str, value: Any) -> None:
+    message = f"{name} is {value}, but must be the name of a file or folder: set --{name} (MONAI's command line reads"
+    with pytest.raises(ValueError, match=re.escape(message) + r".*: write \./2018_02\)"):
+        check_values({name: value}, {name: "a"})
+
+
 def test_cases_that_failed_do_not_stop_the_others(run_bundle: Run, dataset_dir: Path, tmp_path: Path) -> None:
     """In one batch: unreadable, too many channels, and good ones; the list comes at the end, as an error."""
 

@@ -18,6 +18,7 @@ from simcvd_bundle.commands.init.inspecting import Intensities, read_intensities
 from simcvd_bundle.commands.init.planning import plan
 from simcvd_bundle.commands.init.sections import split, without_empty
 from simcvd_bundle.commands.init.summary import describe, label_notes
+from simcvd_bundle.data.names import stem
 from simcvd_bundle.data.reading import Grid, open_channels, open_volume
 from simcvd_bundle.utils.atomic import atomically
 
@@ -154,7 +155,7 @@ def _inspect(scans: Sequence[Scan], in_channels: int) -> tuple[list[Grid], list[
 def _channels_message(scan: Scan, found: int, in_channels: int) -> str:
     path = scan.image[0]
     if len(scan.image) == 1 and found > 1:
-        names = f"{path.name.split('.')[0]}_{{i:02d}}.nii.gz"
+        names = f"{stem(path)}_{{i:02d}}.nii.gz"
         code = f"[nib.save(v, f'{names}') for i, v in enumerate(nib.four_to_three(nib.load('{path}')))]"
         return (
             f"{path} holds {found} volumes. If they are channels: --in_channels {found}. If it is a time series, each "

@@ -1,25 +1,22 @@
-"""Which files of a folder are images, which are labels, and which belong together."""
+"""Which files of a folder are images, and which are labels."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
-from simcvd_bundle.data.scans import group_channels, is_image_file, is_series, stem
+from simcvd_bundle.commands.init.pairing import Pairing, channels_of_nnunet, suggest
+from simcvd_bundle.data.channels import group_channels
+from simcvd_bundle.data.masks import RESULTS, is_prediction, result_of
+from simcvd_bundle.data.names import IMAGE_SUFFIXES, is_named_label, label_words, stem
+from simcvd_bundle.data.reading import is_dicom_folder
+from simcvd_bundle.data.scans import LABEL_DATASTORE, is_image_file, once, walk
 
-IMAGE_FOLDERS = ("image", "images", "imagestr", "imagests", "img", "imgs", "scan", "scans", "volumes")
-LABEL_FOLDERS = (
-    "label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segs", "segmentation", "segmentations",
-    "annotation", "annotations", "gt", "ground_truth", "groundtruth", "truth",
-)  # fmt: skip
-IMAGE_ENDING = re.compile(r"(?:^|[_.-])(image|img|scan)$", re.IGNORECASE)
-LABEL_ENDING = re.compile(r"(?:^|[_.-])(labels?|masks?|seg|segmentation|annotation|gt|truth)$", re.IGNORECASE)
-CHANNEL_ENDING = re.compile(r"_\d{4}$")
-"""nnU-Net's channel number."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,16 +37,17 @@ def find_scans(
 ) -> tuple[list[Scan], int]:
     """Find images below a folder and pair them with labels.
 
-    A label lies in a folder named like ``labels`` or ``masks``, or its name ends like ``_seg`` or ``_label``. It
-    belongs to the image of the same name and sub-folder, such words, ``images`` and nnU-Net's ``_0000`` left out; else
-    to the only image of its folder or that folder's only DICOM series. Files that are channels of one scan are
-    put together (`group_channels`); without ``in_channels`` only nnU-Net's, recognised by a label named as the group.
+    A label has one of the words of ``data/names.py`` in its name, or lies in a folder that has (`is_named_label`);
+    words that all names have say nothing. It belongs to the image that `Pairing` finds. Masks that the bundle predicted
+    and drafts of MONAI Label are no labels unless ``labels`` says so. Files that are channels of one scan are put
+    together (`group_channels`); without ``in_channels`` only nnU-Net's, recognised by a label named as the group. Links
+    are followed.
 
     Args:
         root: the folder.
         in_channels: channels of a scan.
         images: pattern, relative to ``root``, that images match (``*/lgemri.nrrd``); other files are passed over.
-        labels: the same for labels, instead of the words.
+        labels: the same for labels, instead of the words; what the words call labels is still no image.
 
     Returns:
         Scans sorted by path, and the number of channels.
@@ -58,94 +56,100 @@ def find_scans(
         FileNotFoundError: when there is no image.
         ValueError: when a label fits no image or several, or two labels fit one image.
     """
-    files = [path for path in sorted(root.rglob("*")) if is_image_file(path) and not _hidden(path, root)]
-    found_labels = [path for path in files if _is_label(path, root, labels)]
-    single = [path for path in files if path not in set(found_labels) and _matches(path, root, images)]
+    folders = list(walk(root))
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if is_image_file(path)]
+    with_files = {path.parent for path in files}
+    series = [folder for folder in folders if folder not in with_files and is_dicom_folder(folder)]
+    files = _without(files, _is_result, labels, root, "results of the bundle", "*_seg.nii.gz")
+    files = _without(
+        files, partial(_is_draft, root), labels, root, "labels that MONAI Label keeps as drafts", "labels/*"
+    )
+    relative = [path.relative_to(root) for path in (*files, *series)]
+    ignored = set.intersection(*map(_label_words, relative)) if relative else set()
+
+    def named_label(path: Path) -> bool:
+        return is_named_label(path.relative_to(root), ignored)
+
+    found_labels = [path for path in files if (named_label(path) if labels is None else _matches(path, root, labels))]
+    others = {*files, *series} - set(found_labels)
+    candidates = once(path for path in others if _matches(path, root, images))
+    plain = [path for path in candidates if not named_label(path)]
+    if images is None or plain:  # a pattern that only such files match means them
+        _tell([path for path in candidates if named_label(path)], "named like labels, so no images")
+        candidates = plain
+    in_files = [path for path in candidates if not path.is_dir()]
     if in_channels is None:
-        in_channels = _channels_of_nnunet(single, {_key(path, root) for path in found_labels}, root)
-    scans = [tuple(group) for group in group_channels(single, in_channels)]
-    scans += [(folder,) for folder in _series(root, {path.parent for path in files}) if _matches(folder, root, images)]
+        in_channels = channels_of_nnunet(in_files, found_labels, root)
+    scans = [tuple(group) for group in group_channels(in_files, in_channels)]
+    scans += [(path,) for path in candidates if path.is_dir()]
     if not scans:
-        raise FileNotFoundError(
-            f"{root} holds no image: expected .nii, .nii.gz, .nrrd, .mha or .mhd files or folders of DICOM files"
-            + (f" that match {images!r}." if images else ".")
-        )
-    by_image = {image: label for label in found_labels for image in [_image_of(label, scans, root)]}
-    if len(by_image) < len(found_labels):
-        count = Counter(_image_of(label, scans, root) for label in found_labels)
-        image = max(count, key=lambda image: count[image])
-        both = [str(label) for label in found_labels if _image_of(label, scans, root) == image]
-        raise ValueError(
-            f"{image[0]} has {len(both)} labels, {', '.join(both[:3])}: merge them into one file with a value for each "
-            "class, or say which files are labels with --labels PATTERN."
-        )
+        raise FileNotFoundError(_no_image(root, images, found_labels))
+    by_image = _by_image(found_labels, Pairing(root, scans, found_labels, images, labels))
     return [Scan(image, by_image.get(image)) for image in sorted(scans)], in_channels
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def _by_image(labels: Sequence[Path], pairing: Pairing) -> dict[tuple[Path, ...], Path]:
+    pairs: dict[tuple[Path, ...], list[Path]] = {}
+    for label in labels:
+        others = pairs.setdefault(pairing.image_of(label), [])
+        if label.resolve() not in {path.resolve() for path in others}:
+            others.append(label)
+    for image, found in pairs.items():
+        if len(found) > 1:
+            pattern = suggest(image[0].relative_to(pairing.root), found[0].relative_to(pairing.root))[1]
+            raise ValueError(
+                f"{image[0]} has {len(found)} labels, {', '.join(map(str, found[:3]))}: merge them into one file with "
+                f'a value for each class, or choose one for each image, such as --labels "{pattern}".'
+            )
+    return {image: found[0] for image, found in pairs.items()}
 
 
 def _matches(path: Path, root: Path, pattern: str | None) -> bool:
     return pattern is None or fnmatch(path.relative_to(root).as_posix(), pattern)
 
 
-def _is_label(path: Path, root: Path, pattern: str | None) -> bool:
-    if pattern is not None:
-        return _matches(path, root, pattern)
-    folders = path.relative_to(root).parts[:-1]
-    return any(part.lower() in LABEL_FOLDERS for part in folders) or bool(LABEL_ENDING.search(stem(path)))
+def _label_words(path: Path) -> set[str]:
+    return label_words(stem(path)).union(*map(label_words, path.parts[:-1]))
 
 
-def _series(root: Path, with_files: set[Path]) -> Iterator[Path]:
-    """Folders of DICOM files; those with image files of other formats are none."""
-    for folder in [root, *sorted(path for path in root.rglob("*") if path.is_dir())]:
-        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        dicom = any(path.suffix.lower() in ("", ".dcm", ".ima") for path in files)
-        if folder not in with_files and dicom and is_series(folder):
-            yield folder
+def _is_result(path: Path) -> bool:
+    """Whether the bundle made a file, by its mark, or by its name beside its scan, but ``_seg``, a name for labels."""
+    scan = result_of(path)
+    maps = scan is not None and not stem(path).endswith(f"_{RESULTS[0]}")
+    beside = maps and any((path.parent / f"{scan}{suffix}").exists() for suffix in ("", *IMAGE_SUFFIXES))
+    return beside or is_prediction(path)
 
 
-def _key(path: Path, root: Path) -> str:
-    """What image and label have in common: sub-folders and name without the words that tell one from the other."""
-    words = IMAGE_FOLDERS + LABEL_FOLDERS
-    folders = [part for part in path.relative_to(root).parts[:-1] if part.lower() not in words]
-    return "/".join([*folders, LABEL_ENDING.sub("", IMAGE_ENDING.sub("", stem(path)))])
+def _is_draft(root: Path, path: Path) -> bool:
+    """Whether MONAI Label keeps a file as a label that is not final."""
+    parts = path.relative_to(root).parts
+    return any(
+        (part, parts[number + 1] == "final") == ("labels", False)
+        and root.joinpath(*parts[:number], LABEL_DATASTORE).is_file()
+        for number, part in enumerate(parts[:-2])
+    )
 
 
-def _channels_of_nnunet(images: Sequence[Path], label_keys: set[str], root: Path) -> int:
-    keys = [_key(path, root) for path in images]
-    count = Counter(CHANNEL_ENDING.sub("", key) for key in keys if CHANNEL_ENDING.search(key))
-    return max((number for key, number in count.items() if key in label_keys), default=1)
+def _without(
+    files: Sequence[Path], left_out: Callable[[Path], bool], labels: str | None, root: Path, kind: str, pattern: str
+) -> list[Path]:
+    """Leave out what ``labels`` does not ask for."""
+    out = [path for path in files if left_out(path) and (labels is None or not _matches(path, root, labels))]
+    _tell(out, f'{kind}, neither images nor labels; --labels "{pattern}" takes such masks as labels')
+    return [path for path in files if path not in set(out)] if out else list(files)
 
 
-def _image_of(label: Path, scans: Sequence[tuple[Path, ...]], root: Path) -> tuple[Path, ...]:
-    """The scan that a label belongs to."""
-    key = _key(label, root)
+def _tell(paths: Sequence[Path], reason: str) -> None:
+    if paths:
+        logger.warning("%d files left out, %s first: %s.", len(paths), paths[0], reason)
 
-    def without_channel(image: tuple[Path, ...]) -> bool:
-        name = _key(image[0], root)
-        return key == (CHANNEL_ENDING.sub("", name) if len(image) == 1 else name.rpartition("_")[0])
 
-    def same_name(image: tuple[Path, ...]) -> bool:
-        return _key(image[0], root) == key
-
-    def same_folder(image: tuple[Path, ...]) -> bool:
-        return label.parent in image[0].parents
-
-    own_folder = label.parent != root and label.parent.name.lower() not in LABEL_FOLDERS
-    rules = [same_name, without_channel, *([same_folder] if own_folder else [])]
-    for rule in rules:
-        fitting = [image for image in scans if rule(image)]
-        if len(fitting) == 1:
-            return fitting[0]
-        if fitting:
-            names = ", ".join(str(image[0]) for image in fitting[:3])
-            raise ValueError(
-                f"The label {label} fits {len(fitting)} images ({names}): name it like its image, give --in_channels "
-                "if these are channels of one scan, or choose the images with --images PATTERN."
-            )
-    raise ValueError(
-        f"The label {label} fits no image: name it like its image (in a folder labels/, or with _label at the end), or "
-        "say which files are labels and images with --labels PATTERN and --images PATTERN."
+def _no_image(root: Path, images: str | None, labels: Sequence[Path]) -> str:
+    if labels and images is None:
+        return (
+            f"{root} holds no image: all {len(labels)} files are named like labels, {labels[0]} first. Say which are "
+            "images with --images PATTERN."
+        )
+    return f"{root} holds no image: expected .nii, .nii.gz, .nrrd, .mha or .mhd files or folders of DICOM files" + (
+        f" that match {images!r}." if images else "."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fire.decorators import SetParseFn
+
 from simcvd_bundle.commands.prepare.decathlon import msd
 from simcvd_bundle.commands.prepare.left_atrium import la, la_h5
 from simcvd_bundle.commands.prepare.pancreas import pancreas
@@ -20,3 +22,7 @@ class Prepare:
     la_h5 = staticmethod(la_h5)
     pancreas = staticmethod(pancreas)
     msd = staticmethod(msd)
+
+
+for command in (la, la_h5, pancreas, msd):
+    SetParseFn(str)(command)  # all arguments are names of files, folders or choices

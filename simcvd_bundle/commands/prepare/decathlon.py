@@ -13,7 +13,7 @@ from monai.transforms.intensity.array import ClipIntensityPercentiles, Normalize
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders
 from simcvd_bundle.commands.prepare.files import Case, Recipe
 from simcvd_bundle.commands.prepare.volumes import apply, read_label, read_volume, require_values
-from simcvd_bundle.data.scans import stem
+from simcvd_bundle.data.names import stem
 
 CT_PERCENTILES = (0.5, 99.5)
 

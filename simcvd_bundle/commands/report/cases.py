@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from monai.data.folder_layout import FolderLayout
 from monai.transforms.spatial.array import Orientation
 
 from simcvd_bundle.commands.report.evaluations import Evaluation
 from simcvd_bundle.commands.report.plots import data_uri, style
 from simcvd_bundle.data.datalists import common_folder, load_datalist
+from simcvd_bundle.data.names import result_file
 from simcvd_bundle.data.reading import read_scan
 from simcvd_bundle.evaluation.handler import distinct_case_names
 
@@ -90,11 +90,10 @@ def case_files(
     )
     names = distinct_case_names(str(item["label"]) for item in items)
     folder, root = (evaluation.folder, common_folder(items)) if predictions is None else (predictions, "")
-    seg, sdm = (FolderLayout(folder, kind, ".nii.gz", data_root_dir=root) for kind in ("seg", "sdm"))
     files = {}
     for item in items:
         image = item["image"][0] if isinstance(item["image"], list) else item["image"]
-        results = (Path(layout.filename(image)) for layout in (seg, sdm))
+        results = (result_file(image, folder, postfix, root) for postfix in ("seg", "sdm"))
         files[names[str(item["label"])]] = CaseFiles(image, str(item["label"]), *results)
     absent = [case for case in evaluation.cases if case not in files]
     if absent:

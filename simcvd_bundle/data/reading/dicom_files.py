@@ -23,6 +23,7 @@ GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
+    "NominalScannedPixelSpacing": "PixelMeasuresSequence",
     "SliceThickness": "PixelMeasuresSequence",
     "SpacingBetweenSlices": "PixelMeasuresSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
@@ -74,8 +75,8 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its magic word or, for old files that lack it, by its suffix; no hidden file is."""
-    if path.name.startswith(".") or not path.is_file():
+    """Whether a file is DICOM by its magic word or, for old files that lack it, by its suffix; not an index or hidden file."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
@@ -157,6 +158,8 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
         if count > 1 and not groups:  # before functional groups: slices along the normal, a negative distance downwards
             (distance,) = _numbers(path, places, "SpacingBetweenSlices", 1)
             position = position + index * distance * np.cross(*orientation)
+        nominal = _find(places, "PixelSpacing") is None and _find(places, "NominalScannedPixelSpacing") is not None
+        spacing = "NominalScannedPixelSpacing" if nominal else "PixelSpacing"  # ITK writes series as secondary captures
         slope, intercept = _find(places, "RescaleSlope"), _find(places, "RescaleIntercept")
         thickness = _find(places, "SpacingBetweenSlices") or _find(places, "SliceThickness")
         frame = Frame(
@@ -165,7 +168,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
             name=path.name if count == 1 else f"frame {index + 1} of {path.name}",
             position=position,
             orientation=orientation,
-            spacing=_numbers(path, places, "PixelSpacing", 2)[::-1],  # DICOM has that of rows first
+            spacing=_numbers(path, places, spacing, 2)[::-1],  # DICOM has that of rows first
             slope=1.0 if slope is None else float(slope),
             intercept=0.0 if intercept is None else float(intercept),
             inverted_from=_inverted_from(header),
