@@ -14,7 +14,15 @@ from monai.transforms.spatial.array import Flip, Orientation, Spacing
 
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.commands.prepare.files import Case, Recipe
-from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, match_grid, read_volume, require_values
+from simcvd_bundle.commands.prepare.volumes import (
+    apply,
+    crop,
+    crop_box,
+    match_grid,
+    read_label,
+    read_volume,
+    require_values,
+)
 
 WINDOW_HU = (-125.0, 275.0)
 """Soft-tissue window of the published pipelines and of the paper."""
@@ -78,7 +86,7 @@ def pancreas(
 
 
 def _read(scan: Path, mask: Path, label_order: str) -> tuple[MetaTensor, MetaTensor | None]:
-    image, label = read_series(scan), read_volume(mask)
+    image, label = read_series(scan), read_label(mask)
     require_values(label, tuple(LABELS))
     if label_order == "instance":
         label = _ordered_by_instance(image, label)
