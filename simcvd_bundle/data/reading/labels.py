@@ -49,7 +49,8 @@ def as_integers(array: np.ndarray, path: File) -> np.ndarray:
         return array
     if array.dtype.kind == "f":
         rounded = np.round(array)
-        odd = ~(np.abs(array - rounded) <= TOLERANCE)
+        with np.errstate(invalid="ignore"):  # infinity less infinity is no integer either
+            odd = ~(np.abs(array - rounded) <= TOLERANCE)
         if odd.any():
             raise ValueError(
                 f"The label {path} holds {shown(array[odd][0])}, which is no integer: a mask is expected. Threshold "
@@ -73,7 +74,7 @@ def as_integers(array: np.ndarray, path: File) -> np.ndarray:
 
 def shown(value: Any) -> str:
     """A value of an array with all its digits and no more."""
-    return np.format_float_positional(value, trim="-") if isinstance(value, np.floating) else str(int(value))
+    return str(int(value)) if float(value).is_integer() else np.format_float_positional(value, trim="-")
 
 
 def open_label(file: Any, grid: Grid) -> Volume:
