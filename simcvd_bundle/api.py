@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.data.scans import find_images
+from simcvd_bundle.data.transforms import FileValuesd
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.errors import root_cause
 from simcvd_bundle.utils.memory import allocator_kept
@@ -81,7 +82,8 @@ class Segmenter:
         self.in_channels, self.num_classes = int(get("in_channels")), int(get("num_classes"))
         self.load: Compose = get("preprocessing")
         self.prepare = Compose([t for t in self.load.transforms if not isinstance(t, LoadImaged)])
-        self.finish = Compose([t for t in get("postprocessing").transforms if not isinstance(t, SaveImaged)])
+        to_file = (FileValuesd, SaveImaged)  # masks of predictions hold the indices of the classes
+        self.finish = Compose([t for t in get("postprocessing").transforms if not isinstance(t, to_file)])
 
     def predict(self, image: Image | np.ndarray | Tensor, dropout_samples: int = 0) -> Prediction:
         """Segment one volume.

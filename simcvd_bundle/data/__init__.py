@@ -5,7 +5,7 @@ from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
 from simcvd_bundle.data.datalists import common_folder, load_datalist
 from simcvd_bundle.data.phantoms import phantom_dataset
-from simcvd_bundle.data.reading import LoadLabeld, LoadScand
+from simcvd_bundle.data.reading import LoadLabeld, LoadScand, label_dtype
 from simcvd_bundle.data.scans import find_images, find_unlabeled
 from simcvd_bundle.data.transforms import ClassIndicesd, FileValuesd, SignedDistanceMapd
 
@@ -24,6 +24,7 @@ __all__ = [
     "common_folder",
     "find_images",
     "find_unlabeled",
+    "label_dtype",
     "load_datalist",
     "phantom_dataset",
     "prepare_batch",

@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from simcvd_bundle.data.transforms import ClassIndices
-from simcvd_bundle.utils.errors import first_cause
+from simcvd_bundle.utils.errors import root_cause
 
 
 def check_case(item: Mapping[str, Any], in_channels: int, num_classes: int) -> None:
@@ -94,7 +94,7 @@ class CheckedDataset(Dataset):
             item = self.transform(dict(self.data[index]), end=end)
             check_case(item, self.in_channels, self.num_classes)
         except Exception as error:  # whatever a reader or a transform raises
-            raise ValueError(f"The case {case_name(self.data[index])} cannot be used: {first_cause(error)}") from error
+            raise ValueError(f"The case {case_name(self.data[index])} cannot be used: {root_cause(error)}") from error
         return item
 
 
@@ -105,7 +105,7 @@ class SkippedCases(CheckedDataset):
         try:
             return super()._transform(index)
         except ValueError as error:
-            return {"image": case_name(self.data[index]), "failure": str(first_cause(error))}
+            return {"image": case_name(self.data[index]), "failure": str(root_cause(error.__cause__ or error))}
 
 
 def problem(function: Callable[[int], Any], index: int) -> ValueError | None:

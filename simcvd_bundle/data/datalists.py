@@ -12,6 +12,7 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 
+from simcvd_bundle.data.class_names import compare_names, names_of_datalist
 from simcvd_bundle.data.names import IMAGE_SUFFIXES
 from simcvd_bundle.data.scans import Item
 from simcvd_bundle.data.sources import data_files
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 def load_datalist(
     dataset_dir: str, section: str, datalist: str = "dataset.json", num_labeled: int | None = None,
-    optional: bool = False, require_labels: bool = False,
+    optional: bool = False, require_labels: bool = False, class_names: Mapping[str, str] | None = None,
+    label_values: Mapping[str, int] | None = None,
 ) -> list[Item]:  # fmt: skip
     """Read one section of an MSD-style datalist; paths in it are relative to ``dataset_dir``.
 
@@ -37,6 +39,8 @@ def load_datalist(
         num_labeled: keep the labels of the first n items of ``training`` only; ``None`` keeps all.
         optional: a missing section is empty instead of an error.
         require_labels: an item without label is an error (validation, evaluation).
+        class_names: names to compare with the file's ``labels``, see `compare_names`; ``None`` compares nothing.
+        label_values: class of each value of the label files, for this comparison.
 
     Returns:
         Items with absolute paths ``image`` and, if labelled, ``label``.
@@ -45,7 +49,8 @@ def load_datalist(
         FileNotFoundError: when the datalist, a file named in it or one that holds its voxels (`data_files`) is missing.
         ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
             of an unknown format, ``num_labeled`` exceeds the labelled items or leaves no item for ``unlabeled``, or a
-            required label is missing.
+            required label is missing, or a name of the file's ``labels`` stands at another value than in
+            ``class_names``.
     """
     path = Path(dataset_dir, datalist)
     if not path.is_file():
@@ -59,6 +64,7 @@ def load_datalist(
         raise ValueError(f"The datalist {path} is not valid JSON: {error}. Mend it there.") from error
     if not isinstance(content, dict):
         raise ValueError(f'The datalist {path} is not a JSON object of sections, such as {{"training": [...]}}.')
+    compare_names(names_of_datalist(content), class_names or {}, label_values, f"The datalist {path}")
     in_file = "training" if section in ("labeled", "unlabeled") else section
     if not content.get(in_file):
         if optional:
@@ -210,11 +216,13 @@ def write_folds(
     unlabeled = [item for item in items if "label" not in item]
     if not 2 <= folds <= len(labeled):
         raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
+    source = json.loads(Path(dataset_dir, datalist).read_text(encoding="utf-8"))
+    labels = {"labels": source["labels"]} if "labels" in source else {}
     contents = {}
     for fold in range(folds):
         kept = [item for number, item in enumerate(labeled) if number % folds != fold]
         file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
-        contents[file] = {"training": kept + unlabeled, "validation": labeled[fold::folds]}
+        contents[file] = {**labels, "training": kept + unlabeled, "validation": labeled[fold::folds]}
     for file, content in contents.items():
         if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
             raise ValueError(

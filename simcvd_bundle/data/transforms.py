@@ -14,8 +14,8 @@ from monai.transforms import MapLabelValue, MapTransform, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-TOLERANCE = 1e-3
-"""Distance from an integer up to which a label's value counts as that integer: scaled files round."""
+from simcvd_bundle.data.class_names import compare_names
+from simcvd_bundle.data.reading.labels import label_dtype, shown
 
 
 class ClassIndices(Transform):
@@ -34,7 +34,11 @@ class ClassIndices(Transform):
         if not 1 <= num_classes <= 255:
             raise ValueError(f"num_classes must lie in 1 .. 255, got {num_classes}.")
         self.num_classes = num_classes
-        self.values = {0: 0} | {int(value): index for value, index in values.items()} if values else {}
+        try:
+            self.values = {0: 0} | {int(value): index for value, index in values.items()} if values else {}
+            label_dtype(self.values)
+        except ValueError as error:
+            raise ValueError(f"label_values must map integers of 64 bits, got {values}: {error}") from None
         if not set(self.values.values()) <= set(range(num_classes + 1)):
             raise ValueError(f"label_values must map to classes 0 to {num_classes} of class_names, got {values}.")
 
@@ -42,7 +46,7 @@ class ClassIndices(Transform):
         """Convert a label.
 
         Args:
-            label: values 0 to ``C`` or those of ``values``, any shape and dtype; floats within 0.001 of an integer.
+            label: values 0 to ``C`` or those of ``values``, any shape and dtype.
 
         Returns:
             The same as uint8; a ``MetaTensor`` if the label is one.
@@ -51,26 +55,26 @@ class ClassIndices(Transform):
             ValueError: when the label holds another value.
         """
         tensor = convert_to_tensor(label, track_meta=isinstance(label, MetaTensor))
-        rounded = tensor.round() if tensor.is_floating_point() else tensor
-        integers = rounded is tensor or bool(((tensor - rounded).abs() <= TOLERANCE).all())
         if self.values:
-            indices: Tensor = torch.zeros_like(rounded, dtype=torch.uint8)
-            known = torch.zeros_like(rounded, dtype=torch.bool)
+            indices: Tensor = torch.zeros_like(tensor, dtype=torch.uint8)
+            known = torch.zeros_like(tensor, dtype=torch.bool)
             for value, index in self.values.items():
-                here = rounded == value
+                if int(torch.tensor(value).to(tensor.dtype)) != value:  # no voxel of this type can hold it,
+                    continue  # and torch would compare with what is left of it
+                here = tensor == value
                 indices[here] = index
                 known |= here
             allowed = bool(known.all())
         else:
-            indices = rounded.to(torch.uint8)
-            allowed = bool(indices.max() <= self.num_classes) and torch.equal(indices.to(rounded.dtype), rounded)
-        if not integers or not allowed:
-            found = torch.unique(convert_to_tensor(tensor, track_meta=False).float()).tolist()
-            shown = ", ".join(f"{value:g}" for value in found[:10]) + (", ..." if len(found) > 10 else "")
+            indices = tensor.to(torch.uint8)
+            allowed = bool(indices.max() <= self.num_classes) and torch.equal(indices.to(tensor.dtype), tensor)
+        if not allowed:
+            found = torch.unique(convert_to_tensor(tensor, track_meta=False)).numpy()
+            text = ", ".join(map(shown, found[:10])) + (", ..." if len(found) > 10 else "")
             name = label.meta.get("filename_or_obj") if isinstance(label, MetaTensor) else None
             file = f" {name}" if name else ""
             raise ValueError(
-                f"The label{file} holds the values {shown}, but "
+                f"The label{file} holds the values {text}, but "
                 + (f"label_values names {sorted(self.values)} only. " if self.values else
                    f"class_names names {self.num_classes} classes: expected 0 (background) to {self.num_classes}. ")
                 + 'Name all classes, or map the values to classes with label_values, such as {"4": 1}; a mask has '
@@ -80,12 +84,13 @@ class ClassIndices(Transform):
 
 
 class ClassIndicesd(MapTransform):
-    """Dictionary form of ``ClassIndices``.
+    """Dictionary form of ``ClassIndices``; it also compares the names that a label's file knows, see `compare_names`.
 
     Args:
         keys: keys of labels.
         num_classes: number of foreground classes.
         values: class of each value, see ``ClassIndices``.
+        class_names: name of each class, from ``"1"`` on; without them nothing is compared.
         allow_missing_keys: leave an item without label as it is.
     """
 
@@ -94,18 +99,26 @@ class ClassIndicesd(MapTransform):
         keys: KeysCollection = "label",
         num_classes: int = 1,
         values: Mapping[str, int] | None = None,
+        class_names: Mapping[str, str] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.indices = ClassIndices(num_classes, values)
+        self.values, self.class_names = values, class_names or {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with the labels converted."""
-        return {**data, **{key: self.indices(data[key]) for key in self.key_iterator(dict(data))}}
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.indices(data[key])
+            meta = result[key].meta if isinstance(result[key], MetaTensor) else {}
+            file = f"The label {meta.get('filename_or_obj')}"
+            compare_names(meta.pop("value_names", {}), self.class_names, self.values, file)
+        return result
 
 
 class FileValuesd(MapTransform):
-    """The reverse of ``ClassIndicesd``: class indices as the values of the label files.
+    """The reverse of ``ClassIndicesd``: class indices as the values of the label files, of `label_dtype`.
 
     Args:
         keys: keys of masks of class indices.
@@ -115,10 +128,10 @@ class FileValuesd(MapTransform):
     def __init__(self, keys: KeysCollection, values: Mapping[str, int]) -> None:
         super().__init__(keys)
         first = {index: int(value) for value, index in reversed(list(values.items())) if index != 0}
-        self.map = MapLabelValue(list(first), list(first.values()), dtype=np.int32)
+        self.map = MapLabelValue(list(first), list(first.values()), dtype=np.dtype(label_dtype(map(int, values))))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return ``data`` with the masks converted to int32."""
+        """Return ``data`` with the masks converted."""
         return {**data, **{key: self.map(data[key]) for key in self.key_iterator(dict(data))}}
 
 

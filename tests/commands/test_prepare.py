@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import itk
@@ -153,10 +154,8 @@ def test_one_bad_case_does_not_cost_the_others(raw_la: Path, tmp_path: Path) -> 
     write_nrrd(raw_la / "B" / "laendo.nrrd", nrrd_label(value=7))
     write_nrrd(raw_la / "C" / "laendo.nrrd", nrrd_label()[:-1])
     out = tmp_path / "out"
-    with pytest.raises(
-        ValueError,
-        match=r"(?s)2 of 3 cases failed.*B: label has the values \[7.*C: image and label do not lie",
-    ):
+    bad = r"(?s)2 of 3 cases failed.*B: label has the values \[7.*C: The label .*laendo.nrrd .*shape"
+    with pytest.raises(ValueError, match=bad):
         Prepare().la(str(raw_la), str(out))
     assert not (out / "dataset.json").exists()
     assert [path.name for path in sorted(out.rglob("*.nii.gz"))] == ["A.nii.gz", "A.nii.gz"]
@@ -229,7 +228,7 @@ def test_damaged_file(raw_la: Path, tmp_path: Path) -> None:
 
 def test_headers_that_disagree(raw_la: Path, tmp_path: Path) -> None:
     write_nrrd(raw_la / "A" / "laendo.nrrd", nrrd_label(), origin=ORIGIN + np.array([0, 0, 2.0]))
-    with pytest.raises(ValueError, match=r"A: image and label do not lie on one grid: corners up to 2 mm apart"):
+    with pytest.raises(ValueError, match=r"A: The label .*laendo.nrrd does not lie on .*corners up to 2 mm apart"):
         Prepare().la(str(raw_la), str(tmp_path / "out"))
 
 
@@ -304,7 +303,7 @@ def test_la_h5_errors_name_case_and_reason(tmp_path: Path) -> None:
     for expected in (
         "constant: image is constant",
         "empty: label is empty",
-        r"half: label has the values [0.5]",
+        "half: The label half holds 0.5, which is no integer",
         "not finite",
         "none: mri_norm2.h5 has no dataset ['label']",
     ):
@@ -452,10 +451,7 @@ def test_pancreas_errors(raw_ct: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label_order is 'name'"):
         Prepare().pancreas(*arguments, label_order="name")
     save_label(labels / "label0007.nii.gz", ct_label()[:, :, 1:], ct_affine())
-    with pytest.raises(
-        ValueError,
-        match=r"PANCREAS_0007: image and label do not .* \(40, 44, 70\) against \(40, 44, 69\)",
-    ):
+    with pytest.raises(ValueError, match=r"PANCREAS_0007: .*one grid: shape \(40, 44, 70\) against \(40, 44, 69\)"):
         Prepare().pancreas(*arguments)
     save_label(labels / "label0007.nii.gz", ct_label(), ct_affine())
     (images / "PANCREAS_0008").mkdir()
@@ -516,6 +512,48 @@ def test_msd(task: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(affine, raw_affine)
     np.testing.assert_array_equal(label, read(task / "labelsTr" / "t_1.nii.gz")[0])
     np.testing.assert_allclose(image, (raw - raw.mean()) / raw.std(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "stored", "dtype"),
+    [
+        ((1, 257), np.int16, np.int16),
+        ((205, 500, 600), np.float32, np.int16),
+        ((182305689, 182305693), np.uint32, np.int32),
+        ((-2, 1), np.int16, np.int16),
+        ((1, 2**40 + 1), np.int64, np.int64),
+    ],
+)
+def test_msd_keeps_the_values_of_labels(
+    task: Path, tmp_path: Path, values: tuple[int, ...], stored: Any, dtype: Any
+) -> None:
+    table = np.array([0, *values])
+    affine = nib.load(task / "imagesTr" / "t_1.nii.gz").affine
+    labels = {"0": "background", **{str(value): f"part {value}" for value in values}}
+    set_index(task, labels=labels)
+    expected = {}
+    for name in ("t_1", "t_2"):
+        expected[name] = table[np.random.default_rng(len(name)).integers(0, len(table), (9, 8, 7))]
+        nib.save(nib.Nifti1Image(expected[name].astype(stored), affine, dtype=stored),
+                 task / "labelsTr" / f"{name}.nii.gz")  # fmt: skip
+    out = tmp_path / "out"
+    for _ in range(2):
+        Prepare().msd(str(task), str(out))
+        for name, array in expected.items():
+            written = nib.load(out / "labels" / f"{name}.nii.gz")
+            assert written.get_data_dtype() == dtype
+            np.testing.assert_array_equal(np.asarray(written.dataobj), array)
+            # what an earlier version left behind: cut to 8 bits, so that 257 is 1
+            cut = nib.Nifti1Image(array.astype(np.uint8), written.affine, written.header)
+            cut.header.set_data_dtype(np.uint8)
+            nib.save(cut, out / "labels" / f"{name}.nii.gz")
+    assert json.loads((out / "dataset.json").read_text())["labels"] == labels
+    set_index(task, labels={"background": 0, **{f"part {value}": value for value in values}})  # nnU-Net's order
+    Prepare().msd(str(task), str(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / "dataset.json").read_text())["labels"] == labels
+    set_index(task, labels=[])
+    with pytest.raises(ValueError, match=r"dataset\.json names no label values: write"):
+        Prepare().msd(str(task), str(out))
 
 
 def test_msd_clips_ct(task: Path, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from simcvd_bundle.commands.arguments import parse_list
 from simcvd_bundle.commands.init.finding import Scan, find_scans
 from simcvd_bundle.commands.init.inspecting import Intensities, read_intensities
+from simcvd_bundle.commands.init.naming import choose_names, names_of_index
 from simcvd_bundle.commands.init.planning import plan
 from simcvd_bundle.commands.init.sections import split, without_empty
 from simcvd_bundle.commands.init.summary import describe, label_notes
 from simcvd_bundle.data.names import stem
-from simcvd_bundle.data.reading import Grid, open_channels, open_volume
+from simcvd_bundle.data.reading import Grid, open_channels, open_label
 from simcvd_bundle.utils.atomic import atomically
 
 MAX_PATCH_VOXELS = 80**3
@@ -55,7 +56,8 @@ def init(
         images: pattern relative to folder that images match, such as "*/lgemri.nrrd".
         labels: the same for labels, if their names and folders do not tell.
         in_channels: channels of a scan; files that differ after the last _ only are its channels.
-        class_names: names of the label values other than 0, in ascending order, as "[liver,tumour]".
+        class_names: names of the label values other than 0, in ascending order, as "[liver,tumour]"; by default those
+            that the files (.seg.nrrd, an existing dataset.json) know.
         subject: regular expression that finds the subject in a file's path, to keep its scans on one side of a split.
         num_labeled: train with the labels of the first n labelled scans only.
         test: number of labelled subjects to hold out for the test.
@@ -87,7 +89,10 @@ def init(
     values = sorted({value for i in labeled for value in intensities[i].values} - {0})
     if not values:
         raise ValueError(f"All {len(labeled)} labels of {root} are empty (0 everywhere): there is no class to learn.")
-    classes = _class_names(values, class_names)
+    names = {scan.label: part.names for scan, part in zip(scans, intensities, strict=True) if scan.label}
+    if target.resolve() != root.resolve():  # else there is none, or it is replaced
+        names[root / "dataset.json"] = names_of_index(root / "dataset.json")
+    classes, said = choose_names(values, names, class_names)
     sections, notes = split(root, scans, subject, num_labeled, test, validation, seed)
     seen = {root / item["label"] for item in sections["training"][:num_labeled] if "label" in item}
     foreground = [part.foreground for scan, part in zip(scans, intensities, strict=True) if scan.label in seen]
@@ -115,7 +120,7 @@ def init(
     for path, part in zip(paths, (content, overlay), strict=True):
         with atomically(path) as unfinished:
             unfinished.write_text(_json(part) + "\n", encoding="utf-8")
-    notes = [*label_notes(intensities, labeled, values, classes), *empty, *notes]
+    notes = [*label_notes(intensities, labeled, values, classes), *said, *empty, *notes]
     print(describe(grids, intensities, reasons, notes, paths, in_channels))
 
 
@@ -130,15 +135,7 @@ def _inspect(scans: Sequence[Scan], in_channels: int) -> tuple[list[Grid], list[
             found = sum(part.channels for part in parts)
             if found != in_channels:
                 raise ValueError(_channels_message(scan, found, in_channels))
-            label = open_volume(scan.label) if scan.label else None
-            if label is not None:
-                difference = parts[0].grid.difference(label.grid)
-                if difference:
-                    raise ValueError(f"{label.path} does not lie on the grid of {parts[0].path}: {difference}.")
-                if label.channels > 1:
-                    raise ValueError(
-                        f"The label {label.path} has {label.channels} channels: give one with a value for each class."
-                    )
+            label = open_label(scan.label, parts[0].grid) if scan.label else None
             intensities.append(read_intensities(parts[0], label, number))
             grids.append(parts[0].grid)
         except Exception as error:  # whatever a damaged file raises; each names its file
@@ -163,16 +160,6 @@ def _channels_message(scan: Scan, found: int, in_channels: int) -> str:
             "choose files with --images PATTERN."
         )
     return f"{path} has {found} of {in_channels} channels: complete its files, or set --in_channels."
-
-
-def _class_names(values: Sequence[int], names: Sequence[str] | None) -> list[str]:
-    if len(values) > 255:
-        raise ValueError(f"The labels hold {len(values)} values: is one of them an image? --labels PATTERN says which.")
-    if names is None:
-        return [f"class {value}" for value in values]
-    if len(names) != len(values) or len(set(names)) < len(names):
-        raise ValueError(f"class_names are {list(names)}, but the labels hold the values {values}: a name for each.")
-    return list(names)
 
 
 def _json(content: Any) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from simcvd_bundle.data.reading import Volume, is_nifti
-from simcvd_bundle.data.transforms import TOLERANCE
+from simcvd_bundle.data.reading import Volume, as_integers, is_nifti
 
 SAMPLES = 10_000
 """Voxels of a scan, and of its foreground, that stand for all."""
@@ -20,11 +18,12 @@ SLAB_VOXELS = 2**24
 
 @dataclass
 class Intensities:
-    """Sampled voxels of a scan (first channel) and, if labelled, of its foreground; counts of the label's values."""
+    """Sampled voxels of a scan (first channel) and, if labelled, of its foreground; counts and names of the values."""
 
     sample: np.ndarray
     foreground: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     values: Counter[int] = field(default_factory=Counter)
+    names: dict[int, str] = field(default_factory=dict)
 
 
 def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Intensities:
@@ -46,29 +45,17 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
         share = -(-SAMPLES * (last - first) // (16 if label is None else shape[2]))
         samples.append(_draw(values.ravel(), share, random))
         if label is not None and label_slab is not None:
-            classes = _integers(label_slab(first, last)[..., 0], label.path)
+            classes = as_integers(label_slab(first, last)[..., 0], label.path)
             found, counts = np.unique(classes, return_counts=True)
             result.values.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
             foreground.append(_draw(values[classes != 0], SAMPLES, random))
     result.sample = np.concatenate(samples)
     if not np.isfinite(result.sample).all():
         raise ValueError(f"{image.path} holds NaN or infinite voxels: replace them.")
-    if foreground:
+    if label is not None:
+        result.names = {value: name for value, name in label.value_names.items() if result.values[value]}
         result.foreground = _draw(np.concatenate(foreground), SAMPLES, random)
     return result
-
-
-def _integers(classes: np.ndarray, path: Path) -> np.ndarray:
-    if classes.dtype.kind != "f":
-        return classes
-    rounded = np.round(classes)
-    odd = ~(np.abs(classes - rounded) <= TOLERANCE)
-    if odd.any():
-        raise ValueError(
-            f"The label {path} holds {classes[odd][0]:g}, which is no integer: a mask is expected. Threshold "
-            "probabilities, or name the file so that it is not taken for a label (--labels PATTERN)."
-        )
-    return rounded.astype(np.int64)
 
 
 def _slab_reader(volume: Volume) -> Callable[[int, int], np.ndarray]:

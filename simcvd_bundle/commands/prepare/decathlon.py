@@ -13,6 +13,7 @@ from monai.transforms.intensity.array import ClipIntensityPercentiles, Normalize
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders
 from simcvd_bundle.commands.prepare.files import Case, Recipe
 from simcvd_bundle.commands.prepare.volumes import apply, read_label, read_volume, require_values
+from simcvd_bundle.data.class_names import names_of_datalist
 from simcvd_bundle.data.names import stem
 
 CT_PERCENTILES = (0.5, 99.5)
@@ -32,7 +33,7 @@ def msd(source: str, output: str) -> None:
     root, target = Path(str(source)), Path(str(output))
     require_folders(target, root)
     content = _read_index(root / "dataset.json")
-    labels = {int(value): str(name) for value, name in content["labels"].items()}
+    labels = names_of_datalist(content)
     modality = ", ".join(str(name) for name in content["modality"].values())
     clip = "ct" in modality.lower().split(", ")
     # macOS leaves a companion file ._NAME for every file in some copies of the archives
@@ -62,6 +63,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     missing = {"name", "labels", "modality", "training"} - set(content)
     if missing:
         raise ValueError(f"{path} has no {sorted(missing)}: it is not an index of the Medical Segmentation Decathlon.")
+    if not names_of_datalist(content):
+        raise ValueError(f'{path} names no label values: write "labels" as {{"0": "background", "1": "liver"}}.')
     return content
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from monai.data.meta_tensor import MetaTensor
 
+from simcvd_bundle.data.reading import label_dtype
 from simcvd_bundle.utils.atomic import atomically
 
 
@@ -59,12 +60,10 @@ class Report:
 
 
 def write_case(output: Path, case: Case, recipe: Recipe) -> None:
-    """Load one case and write its image (float32) and, if labelled, its label (8 bits, or as many as values need)."""
+    """Load one case and write its image (float32) and, if labelled, its label (`label_dtype`)."""
     image, label = case.load()
     if label is not None:
-        largest = max(recipe.labels)
-        dtype = next(kind for kind in (np.uint8, np.int16, np.int32, np.int64) if largest <= np.iinfo(kind).max)
-        _write_nifti(output / "labels" / f"{case.name}.nii.gz", label, dtype, recipe.tag)
+        _write_nifti(output / "labels" / f"{case.name}.nii.gz", label, label_dtype(recipe.labels), recipe.tag)
     _write_nifti(output / "images" / f"{case.name}.nii.gz", image, np.float32, recipe.tag)
 
 
@@ -88,9 +87,11 @@ def inspect_case(output: Path, case: Case, recipe: Recipe) -> Report:
         mask = np.asarray(label.dataobj)
         if mask.shape != array.shape or not np.allclose(label.affine, image.affine):
             raise ValueError("image and label were written on different grids.")
+        if mask.dtype != label_dtype(recipe.labels):
+            raise ValueError(f"label has the type {mask.dtype}, which is not that of its values.")
         if not set(np.unique(mask).tolist()) <= set(recipe.labels) or not mask.any():
             raise ValueError(f"label is empty or has values other than {sorted(recipe.labels)}.")
-        foreground = float((mask > 0).mean())
+        foreground = float((mask != 0).mean())
     spacing_mm = tuple(round(float(size), 4) for size in image.header.get_zooms())
     return Report(array.shape, spacing_mm, float(array.mean(dtype=float)), float(array.std(dtype=float)), foreground)
 

@@ -22,6 +22,7 @@ from simcvd_bundle.commands.prepare.volumes import (
     read_volume,
     require_values,
 )
+from simcvd_bundle.data.reading import as_integers, as_tensor
 
 CROP_MIN_SIZE = 112
 """In-plane voxels that the box is grown to before the margin is added: the training patch (UA-MT)."""
@@ -123,9 +124,7 @@ def _read_h5(folder: Path) -> tuple[MetaTensor, MetaTensor | None]:
         if missing:
             raise ValueError(f"mri_norm2.h5 has no dataset {sorted(missing)}: it is not a file of UA-MT.")
         affine = torch.diag(torch.tensor([NOMINAL_SPACING_MM] * 3 + [1.0], dtype=torch.float64))
-        image, label = (
-            MetaTensor(torch.as_tensor(np.asarray(file[key], dtype=np.float32))[None], affine=affine)
-            for key in ("image", "label")
-        )
+        image = MetaTensor(torch.as_tensor(np.asarray(file["image"], dtype=np.float32))[None], affine=affine)
+        label = MetaTensor(as_tensor(as_integers(np.asarray(file["label"]), folder.name))[None], affine=affine)
     require_values(label, tuple(LABELS))
     return image, match_grid(image, label)

@@ -14,8 +14,16 @@ from monai.transforms.spatial.array import Flip, Orientation, Spacing
 
 from simcvd_bundle.commands.prepare.common import prepare_dataset, require_folders, split_cases
 from simcvd_bundle.commands.prepare.files import Case, Recipe
-from simcvd_bundle.commands.prepare.volumes import apply, crop, crop_box, match_grid, read_volume, require_values
-from simcvd_bundle.data.reading.dicom import DicomSeries
+from simcvd_bundle.commands.prepare.volumes import (
+    apply,
+    crop,
+    crop_box,
+    match_grid,
+    read_label,
+    read_volume,
+    require_values,
+)
+from simcvd_bundle.data.reading import DicomSeries
 
 WINDOW_HU = (-125.0, 275.0)
 """Soft-tissue window of the published pipelines and of the paper."""
@@ -79,7 +87,7 @@ def pancreas(
 
 
 def _read(scan: Path, mask: Path, label_order: str) -> tuple[MetaTensor, MetaTensor | None]:
-    series, label = open_series(scan), read_volume(mask)
+    series, label = open_series(scan), read_label(mask)
     image = read_volume(series.path)
     require_values(label, tuple(LABELS))
     if label_order == "instance":

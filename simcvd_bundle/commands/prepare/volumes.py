@@ -12,7 +12,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.croppad.array import SpatialCrop
 from monai.transforms.utils import generate_spatial_bounding_box
 
-from simcvd_bundle.data.reading import Grid, read_scan
+from simcvd_bundle.data import reading
+from simcvd_bundle.data.reading import Grid, open_volume, read_scan
 
 
 def read_volume(path: Path) -> MetaTensor:
@@ -22,21 +23,16 @@ def read_volume(path: Path) -> MetaTensor:
         FileNotFoundError: if there is no such path.
         ValueError: if the volume cannot be read or has several channels.
     """
-    exact: Any = _single(path)
+    exact: Any = read_scan(path)
+    if len(exact) != 1:
+        raise ValueError(f"{path} has {len(exact)} channels: one is expected.")
     volume: MetaTensor = exact.float()
     return volume
 
 
-def read_label(path: Path, image: MetaTensor) -> MetaTensor:
-    """Read a label on the grid of its image, shape 1HWD, the file's integers; see `read_volume` and `LoadLabeld`."""
-    return match_grid(image, _single(path))
-
-
-def _single(path: Path) -> MetaTensor:
-    volume = read_scan(path)
-    if len(volume) != 1:
-        raise ValueError(f"{path} has {len(volume)} channels: one is expected.")
-    return volume
+def read_label(path: Path, image: MetaTensor | None = None) -> MetaTensor:
+    """Read a label, shape 1HWD, the file's integers, on the grid of its image if there is one; see `LoadLabeld`."""
+    return reading.read_label(path, open_volume(path).grid if image is None else _grid(image))
 
 
 def match_grid(image: MetaTensor, label: MetaTensor) -> MetaTensor:
@@ -74,7 +70,7 @@ def require_values(label: torch.Tensor, allowed: Sequence[int]) -> None:
         ValueError: if another value occurs, or the label holds nothing but 0.
     """
     found = torch.unique(label[label != 0]).tolist()  # sorting the background too would take seconds
-    unknown = sorted(set(found) - {float(value) for value in allowed})
+    unknown = sorted(set(found) - set(allowed))
     if unknown:
         raise ValueError(f"label has the values {unknown[:10]}, but only {sorted(allowed)} are declared.")
     if not found:

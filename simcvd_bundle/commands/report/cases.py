@@ -165,7 +165,7 @@ def draw_planes(case: Volumes) -> dict[str, str]:
 
 def _read(path: str | Path) -> Any:
     """An image with its channels first and its axes turned to right, anterior, superior."""
-    return Orientation("RAS", labels=None)(read_scan(path).float())
+    return Orientation("RAS", labels=None)(read_scan(path))
 
 
 def _draw(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:

@@ -75,7 +75,7 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its magic word or, for old files that lack it, by its suffix; not an index or hidden file."""
+    """Whether a file is DICOM: by its magic word, or its suffix where old files lack that; no index, no hidden file."""
     if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     if path.suffix.lower() in SUFFIXES:

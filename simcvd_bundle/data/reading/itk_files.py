@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class ItkFile:
         self.components = components
         self.axes = len(shape)
         self.channels = components * (shape[3] if len(shape) == 4 else 1)
-        self.value_names: Mapping[int, str] = _segment_names(io.GetMetaDataDictionary())
+        self.value_names: Mapping[int, str] = _segment_names(io.GetMetaDataDictionary(), path)
 
     def voxels(self, first: int = 0, last: int | None = None) -> np.ndarray:
         """Values of some slices, see `Volume`; ITK reads the whole file."""
@@ -92,12 +93,19 @@ def _reason(error: Exception) -> str:
     return next(reversed(str(error).strip().splitlines()), repr(error))
 
 
-def _segment_names(dictionary: Any) -> dict[int, str]:
+def _segment_names(dictionary: Any, path: Path) -> dict[int, str]:
     """Names of label values in a segmentation of 3D Slicer (``.seg.nrrd``)."""
     keys = set(dictionary.GetKeys())
-    names = {}
+    names: dict[int, str] = {}
     for key in sorted(keys):
         number = key.removesuffix("_LabelValue")
         if key.startswith("Segment") and key != number and f"{number}_Name" in keys:
-            names[int(dictionary[key])] = str(dictionary[f"{number}_Name"])
+            text, name = str(dictionary[key]), str(dictionary[f"{number}_Name"])
+            if not re.fullmatch(r"\s*-?\d+\s*", text):
+                raise ValueError(f"{path} says that {key} is {text!r}: an integer is expected.")
+            if names.setdefault(int(text), name) != name:
+                raise ValueError(
+                    f"{path} has two segments of the value {int(text)}, {names[int(text)]!r} and {name!r}, as they "
+                    "overlap or lie in different layers: in 3D Slicer export a label map in which each has its own."
+                )
     return names

@@ -71,9 +71,13 @@ def read_scan(files: File | Sequence[File]) -> MetaTensor:
     """
     volumes = open_channels(files)
     array = np.concatenate([np.moveaxis(volume.voxels(), -1, 0) for volume in volumes])
-    grid = volumes[0].grid
+    return placed(array, volumes[0].grid, volumes[0].path)
+
+
+def placed(array: np.ndarray, grid: Grid, path: Path) -> MetaTensor:
+    """An array ``(channels, H, W, D)`` on a grid, with MONAI's entries of ``meta``; see `as_tensor`."""
     meta = {
-        "filename_or_obj": str(volumes[0].path), "spatial_shape": np.array(grid.shape),
+        "filename_or_obj": str(path), "spatial_shape": np.array(grid.shape),
         "original_affine": grid.affine.copy(), "space": "RAS",
         "original_channel_dim": float("nan") if len(array) == 1 else -1,  # of the file, in MONAI's form
     }  # fmt: skip
@@ -115,44 +119,3 @@ class LoadScand(LoadImaged):
         exact: Any = read_scan(data[key])
         scan: MetaTensor = exact.float()
         return scan
-
-
-class LoadLabeld(LoadScand):
-    """Labels by our readers: exact values, one channel, on the grid of their image.
-
-    Args:
-        keys: keys of labels.
-        image_key: key of the image, loaded before and perhaps resampled since.
-        allow_missing_keys: leave an item without label as it is.
-
-    Raises:
-        ValueError: when the label has several channels or lies on another grid than its image's file.
-    """
-
-    def __init__(
-        self, keys: KeysCollection = "label", image_key: str = "image", allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
-
-    def read(self, data: Mapping[Hashable, Any], key: Hashable) -> MetaTensor:
-        """The label of one key, with the affine of its image: headers that agree up to rounding become one grid."""
-        label, image = read_scan(data[key]), data[self.image_key].meta
-        if len(label) != 1:
-            raise ValueError(f"the label {data[key]} has {len(label)} channels: one with a value a class is expected.")
-        of_image, of_label = (_grid(meta) for meta in (image, label.meta))
-        difference = of_image.difference(of_label)
-        if difference:
-            raise ValueError(
-                f"the label {data[key]} does not lie on the grid of its image: {difference}. Mend the wrong header, "
-                "resample the label to the image, or remove the case."
-            )
-        label.affine = torch.as_tensor(of_image.affine)
-        label.meta["original_affine"] = of_image.affine.copy()
-        return label
-
-
-def _grid(meta: Mapping[str, Any]) -> Grid:
-    """The grid of the file that a volume was read from."""
-    height, width, depth = (int(size) for size in meta["spatial_shape"])
-    return Grid((height, width, depth), np.asarray(meta["original_affine"], dtype=float))
