@@ -76,6 +76,8 @@ def test_prediction_is_that_of_the_command(
         np.testing.assert_allclose(array.affine, written.affine)
     assert result.mask.shape == (1, 24, 20, 14)
     assert result.mask.dtype == torch.uint8
+    values = simcvd_bundle.Segmenter(output / "model.pt", **{**SETTINGS, "label_values": {"182305693": 1}})
+    assert torch.equal(values.predict(scan).mask, result.mask)  # indices of classes, whatever files hold
     assert result.uncertainty is None
 
 

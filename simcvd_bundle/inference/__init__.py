@@ -1,7 +1,16 @@
 """From a scan to its mask."""
 
 from simcvd_bundle.inference.batch import BatchEvaluator, MaskAndMapsd, Results, SaveResultd
+from simcvd_bundle.inference.dicom_seg import SaveDicomSegd
 from simcvd_bundle.inference.disagreement import mask_disagreement
 from simcvd_bundle.inference.windows import make_inferer
 
-__all__ = ["BatchEvaluator", "MaskAndMapsd", "Results", "SaveResultd", "make_inferer", "mask_disagreement"]
+__all__ = [
+    "BatchEvaluator",
+    "MaskAndMapsd",
+    "Results",
+    "SaveDicomSegd",
+    "SaveResultd",
+    "make_inferer",
+    "mask_disagreement",
+]

@@ -66,7 +66,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "True or False": (
         lambda value: isinstance(value, bool),
-        "resume save_predictions save_probability save_sdm consistency_includes_sdm",
+        "resume save_predictions save_probability save_sdm save_dicom_seg consistency_includes_sdm",
     ),
     NAME: (
         lambda value: isinstance(value, str | dict) and value != "",

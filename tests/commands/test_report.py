@@ -29,6 +29,7 @@ from simcvd_bundle.commands.arguments import parse_list
 from simcvd_bundle.commands.report import report
 from simcvd_bundle.commands.report.case_section import case_section, choose_cases
 from simcvd_bundle.commands.report.cases import (
+    CaseFiles,
     Volumes,
     case_files,
     contour_colors,
@@ -673,3 +674,14 @@ def test_report_of_a_real_experiment(dataset_dir: Path, tmp_path: Path, monkeypa
     assert len(contours) == 2 * 2 * 3  # worst and best, two methods, three planes
     assert all(has_color(image, SKY) for image in contours)
     assert len(images) > len(contours) + 4  # box plots and curves
+
+
+def test_label_values_that_float32_merges_stay_apart(tmp_path: Path) -> None:
+    label = np.zeros((4, 4, 4), np.int32)
+    label[1], label[2] = 182305689, 182305693
+    for name, array in (("image", label.astype(np.float32)), ("label", label), ("seg", label[:, ::-1].copy())):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    image, truth, seg = (tmp_path / f"{name}.nii" for name in ("image", "label", "seg"))
+    case = load_case(CaseFiles(str(image), str(truth), seg, tmp_path / "none.nii"))
+    assert case.values == [182305689, 182305693]
+    np.testing.assert_array_equal(case.label, label)
