@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, LoadImaged, SaveImaged
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from simcvd_bundle.data.cases import CheckedDataset
+from simcvd_bundle.data.reading import Grid, as_tensor
 from simcvd_bundle.data.scans import find_images
 from simcvd_bundle.data.transforms import FileValuesd
 from simcvd_bundle.networks.vnet import split_output
@@ -95,25 +97,27 @@ class Segmenter:
         Args:
             image: a file, a list of one file a channel, a folder with the files of one scan or one DICOM series, or an
                 array ``(H, W, D)`` or ``(channels, H, W, D)`` of raw intensities: what the preprocessing does to a file
-                it does to an array. A ``MetaTensor`` keeps its affine.
+                it does to an array. Any real type and any view will do, and so will lists of numbers; the array stays
+                as it is. A ``MetaTensor`` keeps its affine.
             dropout_samples: passes for the uncertainty; 10 or more, 0 for none.
 
         Raises:
             FileNotFoundError: when there is no scan.
-            TypeError: for what is neither file nor array.
+            TypeError: for what is neither file nor array, and for an array of other than real numbers.
             ValueError: for more than one scan, an array of other than 3 or 4 axes, or a scan that cannot be used: with
                 NaN, constant, of another number of channels, ... (`check_case`).
         """
         transform = self.load
-        if isinstance(image, np.ndarray | Tensor):
-            data, transform = {"image": _as_loaded(image)}, self.prepare
+        array = _array(image)
+        if array is not None:
+            data, transform = {"image": _as_loaded(array)}, self.prepare
         elif isinstance(image, str | Path):
             found = find_images(str(image), self.in_channels)
             if len(found) > 1:
                 raise ValueError(f"{image} holds {len(found)} scans: give one of them.")
             data = found[0]
         else:
-            data = {"image": _existing(image)}
+            data = {"image": _existing(cast(Image, image))}
         item = CheckedDataset([data], transform, self.in_channels, self.num_classes)[0]
         batch = list_data_collate([item])
         inputs = batch["image"].to(self.device)
@@ -260,13 +264,31 @@ def _existing(file: Image) -> Any:
     return str(Path(file).resolve())
 
 
+def _array(image: Any) -> np.ndarray | Tensor | None:
+    """The image if it is an array or lists in lists, of numbers; ``None`` if it is something else."""
+    if isinstance(image, list | tuple) and image and isinstance(image[0], list | tuple):
+        return np.asarray(image)
+    return image if isinstance(image, np.ndarray | Tensor) else None
+
+
 def _as_loaded(array: np.ndarray | Tensor) -> MetaTensor:
-    """Copy of an array as ``LoadImaged`` would have returned it."""
+    """Copy of an array as ``LoadScand`` would have returned it: float32, channels first, whatever view was given."""
     if array.ndim not in (3, 4):
         raise ValueError(f"An array must be (H, W, D) or (channels, H, W, D), got the shape {tuple(array.shape)}.")
-    image = MetaTensor(torch.as_tensor(array).to(torch.float32, copy=True))
-    image.meta["original_channel_dim"] = 0 if array.ndim == 4 else "no_channel"
-    return image
+    if isinstance(array, np.ndarray):
+        real = array.dtype.kind in "biuf"
+    else:
+        real = array.layout == torch.strided and not (array.is_complex() or array.is_quantized)
+    if not real:
+        raise TypeError(f"An array must hold one real number for each voxel and channel, got {array.dtype}.")
+    meta = array.meta if isinstance(array, MetaTensor) else {}
+    affine = np.asarray(meta.get("affine", np.eye(4)), dtype=float)
+    height, width, depth = array.shape[-3:]
+    Grid((height, width, depth), affine)
+    plain = as_tensor(array) if isinstance(array, np.ndarray) else convert_to_tensor(array.detach(), track_meta=False)
+    values = plain.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    name = {key: value for key, value in meta.items() if key == "filename_or_obj"}
+    return MetaTensor(values if array.ndim == 4 else values[None], affine=torch.as_tensor(affine), meta=name)
 
 
 @contextmanager

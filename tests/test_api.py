@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, Run
+from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
 import simcvd_bundle
@@ -92,6 +93,27 @@ def test_arrays_are_treated_as_files_are(folders: Folders, model: simcvd_bundle.
     np.testing.assert_array_equal(array, kept)
     np.testing.assert_allclose(model.predict(image).mask.affine, nib.load(scan).affine)
     assert image.meta["original_channel_dim"] != 0  # the caller's image stays as it is
+    views = {
+        "flipped": array[:, ::-1][:, ::-1], "Fortran": np.asfortranarray(array), "float64": array.astype(float),
+        "big-endian": array.astype(">f4"), "lists": array.tolist(), "strided": torch.as_tensor(array.T.copy()).T,
+    }  # fmt: skip
+    for name, view in views.items():
+        assert torch.equal(model.predict(view).probability.as_tensor(), expected.as_tensor()), name
+    whole = np.round(100 * array)
+    expected = model.predict(whole).probability
+    for dtype in (">i2", "int8", "uint16", "uint32", "int64", "uint64", "float16"):
+        given = (whole - whole.min() if dtype[0] == "u" else whole % 100 if dtype == "int8" else whole).astype(dtype)
+        given.flags.writeable = False
+        same = model.predict(given.astype(np.float32)).probability
+        assert torch.equal(model.predict(given).probability.as_tensor(), same.as_tensor()), dtype
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U3", "O", "datetime64[s]"])
+def test_arrays_of_other_than_real_numbers_are_refused(model: simcvd_bundle.Segmenter, dtype: str) -> None:
+    with pytest.raises(TypeError, match="one real number for each voxel"):
+        model.predict(np.zeros((8, 8, 8), dtype))
+    with pytest.raises(ValueError, match="singular or not finite"):
+        model.predict(MetaTensor(torch.rand(8, 8, 8), affine=torch.zeros(4, 4)))
 
 
 @pytest.mark.parametrize("mode", ["window", "fast"])
@@ -161,7 +183,7 @@ def test_a_scan_that_cannot_be_used_is_refused_by_name(
         array[3, 4, 5] = value
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "scan.nii.gz")
     loaded = LoadImage(ensure_channel_first=True)(tmp_path / "scan.nii.gz")
-    shape = r"of shape \(24, 20, 14\)"
+    shape = r"of shape \(1, 24, 20, 14\)"
     for image, name in ((tmp_path / "scan.nii.gz", "scan.nii.gz"), (array, shape), (loaded, "scan.nii.gz")):
         with pytest.raises(ValueError, match=f"The case .*{name} cannot be used: .*{message}"):
             model.predict(image)

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import simcvd_bundle
+from simcvd_bundle.data import reading
 from simcvd_bundle.data.batches import SampleIndex
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
 from simcvd_bundle.data.sources import data_files
@@ -164,7 +165,7 @@ class _NotingModules(pickle.Pickler):
 
 
 def _with_code(transforms: Sequence[Any]) -> bytes:
-    """Transforms and their arguments, and the source of the modules that they, the checks and this cache come from.
+    """Transforms and their arguments, and the source of their modules, the readers, the checks and this cache.
 
     Raises:
         pickle.PicklingError: when they cannot be told from others (so may ``AttributeError`` and ``TypeError`` do).
@@ -172,7 +173,8 @@ def _with_code(transforms: Sequence[Any]) -> bytes:
     content = io.BytesIO()
     pickler = _NotingModules(content)
     pickler.dump(transforms)
-    for name in sorted({*pickler.modules, check_case.__module__, __name__}):
+    readers = (name for name in sys.modules if name.startswith(f"{reading.__name__}."))
+    for name in sorted({*pickler.modules, *readers, check_case.__module__, __name__}):
         source = Path(getattr(sys.modules.get(name), "__file__", None) or "")
         if source.suffix == ".py" and source.is_file():
             content.write(source.read_bytes())
