@@ -6,6 +6,7 @@ The network is replaced by a threshold (`AboveMean`), so that a mask must be the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run, make_workflow
+from dicom_files import affine_of, write_multi_frame, write_series
 from monai.data import MetaTensor
 from test_itk_files import write_mha, write_nrrd
 from test_nifti import LPS, SHEARED, UPRIGHT, write
@@ -24,6 +26,7 @@ import simcvd_bundle
 from simcvd_bundle.commands.init import init
 from simcvd_bundle.commands.prepare import Prepare
 from simcvd_bundle.data.reading import open_volume
+from simcvd_bundle.utils.errors import root_cause
 
 SHAPE = (12, 10, 9)
 PROBE = {"_target_": "probes.AboveMean"}
@@ -67,6 +70,20 @@ def two_channels(path: Path, array: np.ndarray) -> None:
     write(Path(f"{path}_0001.nii.gz"), sform=OBLIQUE.round(4), array=(2 * array).astype(np.float32))
 
 
+def dicom(affine: np.ndarray, suffix: str = ".46.1", **options: Any) -> Kind:
+    """Images as series in folders called by a UID, labels as NIfTI."""
+
+    def store(path: Path, array: np.ndarray) -> None:
+        if path.parent.name.startswith("labels"):
+            write(Path(f"{path}{suffix}.nii.gz"), sform=affine, array=array)
+        elif "frames" in options:
+            write_multi_frame(Path(f"{path}{suffix}", "IM1"), array.astype(np.int16), affine, options["frames"])
+        else:
+            write_series(Path(f"{path}{suffix}"), array.astype(np.int16), affine, **options)
+
+    return Kind(store, affine)
+
+
 COS, SIN = np.cos(np.deg2rad(7)), np.sin(np.deg2rad(7))
 OBLIQUE = np.array([[0.9 * COS, -0.9 * SIN, 0, -12.3], [0.9 * SIN, 0.9 * COS, 0, 7.1], [0, 0, 1.5, 3.3], [0, 0, 0, 1]])
 SAGITTAL = np.array([[0, 0, -2.0, 30], [0.8, 0, 0, -5], [0, -0.7, 0, 12], [0, 0, 0, 1.0]])
@@ -94,6 +111,14 @@ KINDS = {
                                       "ElementSpacing = 1 1 2"),
         np.diag([-1.0, -1.0, 2.0, 1.0]),
     ),
+    "DICOM": dicom(affine_of()),
+    "DICOM, sagittal": dicom(affine_of(turn=np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0.0]]))),
+    "DICOM, gantry tilt": dicom(affine_of(tilt=(0, 0.9))),
+    "DICOM, split by date and thickness": dicom(
+        affine_of(), name="MR.1.3.46.{number}", order=[5, 0, 7, 2, 8, 1, 6, 3, 4],
+        tags=lambda z: {"SeriesDate": f"2020010{1 + z // 5}", "SliceThickness": "2" if z % 2 else "2.0"},
+    ),
+    "DICOM, enhanced multi-frame": dicom(affine_of(), frames=[3, 0, 8, 1, 7, 2, 6, 4, 5]),
 }  # fmt: skip
 
 
@@ -183,20 +208,98 @@ def test_training_and_evaluation_see_label_on_image(
     assert evaluation.parser.get_parsed_content("validate::evaluator").state.metrics["val_mean_dice"] == 1
 
 
-@pytest.mark.parametrize("name", ["oblique", "sform left at 1, raw ACDC", "shear in the sform", "int64 NRRD"])
+@pytest.mark.parametrize("name", ["oblique", "sform left at 1, raw ACDC", "shear in the sform", "int64 NRRD",
+                                  "DICOM, gantry tilt", "DICOM, enhanced multi-frame"])  # fmt: skip
 def test_prepared_data_lie_where_their_scans_do(tmp_path: Path, name: str) -> None:
     kind, items = KINDS[name], []
     for number in range(2):
         for folder in ("imagesTr", "labelsTr"):
             (tmp_path / folder).mkdir(exist_ok=True)
             kind.write(tmp_path / folder / f"s{number}", box(number) if folder == "labelsTr" else 20 + 90 * box(number))
-        file = next((tmp_path / "imagesTr").glob(f"s{number}*")).name
-        items.append({"image": f"imagesTr/{file}", "label": f"labelsTr/{file}"})
+        image, label = (next((tmp_path / folder).glob(f"s{number}*")) for folder in ("imagesTr", "labelsTr"))
+        items.append({"image": f"imagesTr/{image.name}", "label": f"labelsTr/{label.name}"})
     content = {"name": "x", "labels": {"0": "background", "1": "box"}, "modality": {"0": "MRI"}, "training": items}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     Prepare().msd(str(tmp_path), str(tmp_path / "out"))
     for number in range(2):
         for folder in ("images", "labels"):
-            volume = open_volume(tmp_path / "out" / folder / f"s{number}.nii.gz")
+            volume = open_volume(next((tmp_path / "out" / folder).glob(f"s{number}*")))
             found = places(volume.voxels()[..., 0] > 0, volume.grid.affine)
             np.testing.assert_allclose(found, places(box(number), kind.affine), atol=0.02)
+
+
+# what is refused, by whom
+
+
+def gap(path: Path, array: np.ndarray) -> Path:
+    """A series without its fourth slice."""
+    return write_series(path, array.astype(np.int16), affine_of(), order=[0, 1, 2, 4, 5, 6, 7, 8])
+
+
+def two_series(path: Path, array: np.ndarray) -> Path:
+    """Two series in one folder."""
+    return write_series(path, array.astype(np.int16), tags=lambda z: {"series": f"2.25.{z // 5}"})
+
+
+def truncated(path: Path, array: np.ndarray) -> Path:
+    """A series one file of which is cut off."""
+    file = sorted(write_series(path, array.astype(np.int16)).iterdir())[4]
+    file.write_bytes(file.read_bytes()[:-30])
+    return path
+
+
+COLOURS = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+REFUSED: dict[str, tuple[Callable[[Path, np.ndarray], Path], str]] = {
+    "contradictory header": (
+        lambda path, array: write(Path(f"{path}.nii.gz"), sform=np.diag([2.0, 2, 2, 1]), qform=LPS, array=array),
+        "the header contradicts itself",
+    ),
+    "colours": (
+        lambda path, array: write(Path(f"{path}.nii.gz"), sform=LPS, array=np.zeros(SHAPE, COLOURS)),
+        "holds colours, not one number a voxel",
+    ),
+    "time series of channels": (
+        lambda path, array: write(Path(f"{path}.nii.gz"), sform=LPS, array=np.zeros((*SHAPE, 2, 3), np.int16)),
+        "three axes are expected",
+    ),
+    "complex NRRD": (
+        lambda path, array: write_nrrd(
+            Path(f"{path}.nrrd"), np.zeros((2, *SHAPE), np.float32), "complex domain domain domain",
+            "none (1,0,0) (0,1,0) (0,0,1)",
+        ),
+        "holds complex voxels",
+    ),
+    "DICOM, gap": (gap, "has a gap, slices are missing"),
+    "DICOM, two series": (two_series, "holds 2 series"),
+    "DICOM, truncated": (truncated, "is cut off"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_so_everywhere(run_bundle: Run, tmp_path: Path, name: str) -> None:
+    """By its name; in a batch the others are segmented."""
+    store, message = REFUSED[name]
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        write(tmp_path / "data" / folder / "good.nii.gz", sform=LPS, array=(1 if folder == "labels" else 90) * box(0))
+    bad = store(tmp_path / "data" / "images" / "bad", 90 * box(1))
+    assert bad.exists()
+    said = rf"(?s){re.escape(str(bad))}.*{message}"
+    with pytest.raises(ValueError, match=said):
+        init(str(tmp_path / "data"))
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(
+            "inference.json", workflow_type="infer", dataset_dir=str(tmp_path / "data" / "images"),
+            output_dir=str(tmp_path / "masks"), inferer=PROBE, load="$lambda: None",
+        )  # fmt: skip
+    assert re.search(said, str(root_cause(error.value)))
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good_seg.nii.gz"]
+    items = [{"image": str(tmp_path / "data" / "images" / "good.nii.gz"),
+              "label": str(tmp_path / "data" / "labels" / "good.nii.gz")}, {"image": str(bad)}]  # fmt: skip
+    data: dict[str, Any] = {"train::dataset::data": items, "validate::dataset::data": []}
+    training = make_workflow("train.json", dataset_dir=tmp_path, folder=tmp_path, **data)
+    with pytest.raises(RuntimeError) as error:
+        training.parser.get_parsed_content("train::dataset")
+    assert re.search(said, str(root_cause(error.value)))
+    with pytest.raises(ValueError, match=said):
+        simcvd_bundle.Segmenter("none", inferer=PROBE, load="$lambda: None").predict(bad)
