@@ -188,6 +188,16 @@ def test_dicom_series_with_labels_beside_and_elsewhere(tmp_path: Path, caplog: p
     assert "segmentations/1.3.46.67.2 first: named like labels, so no images" in caplog.text
 
 
+def test_a_mask_and_a_result_among_the_slices_of_a_series(tmp_path: Path) -> None:
+    """Neither hides the series; the mask is its label, also of the only series."""
+    for folder in ("p1", "p2"):
+        write_series(tmp_path / folder, np.arange(6 * 5 * 4).reshape(6, 5, 4), (0.8, 0.8, 5.0))
+    touch(tmp_path, "p1/label.nii.gz")
+    predicted(tmp_path / "p2" / "p2_seg.nii.gz")
+    assert pairs(tmp_path) == {"p1": "p1/label.nii.gz", "p2": None}
+    assert find_images(str(tmp_path / "p1")) == [{"image": str(tmp_path / "p1")}]
+
+
 def predicted(path: Path) -> None:
     image = nib.Nifti1Image(np.ones((3, 4, 5), np.uint8), np.eye(4))
     image.header["descrip"] = PREDICTED

@@ -13,6 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
+from simcvd_bundle.data.masks import is_prediction
 from simcvd_bundle.inference.batch import MaskAndMapsd, Results, SaveResultd
 
 
@@ -35,6 +36,20 @@ def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
         plain, background = (nib.load(tmp_path / name / file) for name in ("plain", "background"))
         assert np.array_equal(plain.get_fdata(), background.get_fdata())
         assert np.array_equal(plain.affine, background.affine)
+
+
+def test_names_are_those_of_the_scans_and_the_files_are_marked(tmp_path: Path) -> None:
+    """A UID keeps its last number, one suffix goes in any case, sub-folders are repeated below a common folder."""
+    names = {"1.3.46.670589.11.20.1": "1.3.46.670589.11.20.1", "X.NII.GZ": "X", "p/a.nii.mha": "p/a.nii", "v.2": "v.2"}
+    results = Results()
+    save = SaveResultd(results, "pred", output_dir=str(tmp_path), postfix="seg", data_root_dir="/in")
+    for name in names:
+        save({"pred": MetaTensor(torch.ones(1, 3, 4, 5), meta={"filename_or_obj": f"/in/{name}"})})
+    results.finish()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.relative_to(tmp_path).as_posix() for path in files} == {f"{n}_seg.nii.gz" for n in names.values()}
+    assert all(map(is_prediction, files))
+    assert not is_prediction(tmp_path / "absent_seg.nii.gz")
 
 
 def test_a_file_that_cannot_be_written_fails_its_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

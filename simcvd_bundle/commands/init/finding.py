@@ -58,12 +58,10 @@ def find_scans(
     """
     folders = list(walk(root))
     files = [path for folder in folders for path in sorted(folder.iterdir()) if is_image_file(path)]
-    with_files = {path.parent for path in files}
-    series = [folder for folder in folders if folder not in with_files and is_dicom_folder(folder)]
     files = _without(files, _is_result, labels, root, "results of the bundle", "*_seg.nii.gz")
-    files = _without(
-        files, partial(_is_draft, root), labels, root, "labels that MONAI Label keeps as drafts", "labels/*"
-    )
+    files = _without(files, partial(_is_draft, root), labels, root, "drafts of MONAI Label", "labels/original/*")
+    with_images = {path.parent for path in files if not is_named_label(path.relative_to(root))}
+    series = [folder for folder in folders if folder not in with_images and is_dicom_folder(folder)]
     relative = [path.relative_to(root) for path in (*files, *series)]
     ignored = set.intersection(*map(_label_words, relative)) if relative else set()
 
@@ -89,19 +87,18 @@ def find_scans(
 
 
 def _by_image(labels: Sequence[Path], pairing: Pairing) -> dict[tuple[Path, ...], Path]:
-    pairs: dict[tuple[Path, ...], list[Path]] = {}
-    for label in labels:
-        others = pairs.setdefault(pairing.image_of(label), [])
-        if label.resolve() not in {path.resolve() for path in others}:
-            others.append(label)
-    for image, found in pairs.items():
+    pairs: dict[tuple[Path, ...], dict[Path, Path]] = {}
+    for label in labels:  # two links to one file are one label
+        pairs.setdefault(pairing.image_of(label), {}).setdefault(label.resolve(), label)
+    for image, by_file in pairs.items():
+        found = list(by_file.values())
         if len(found) > 1:
             pattern = suggest(image[0].relative_to(pairing.root), found[0].relative_to(pairing.root))[1]
             raise ValueError(
                 f"{image[0]} has {len(found)} labels, {', '.join(map(str, found[:3]))}: merge them into one file with "
                 f'a value for each class, or choose one for each image, such as --labels "{pattern}".'
             )
-    return {image: found[0] for image, found in pairs.items()}
+    return {image: next(iter(by_file.values())) for image, by_file in pairs.items()}
 
 
 def _matches(path: Path, root: Path, pattern: str | None) -> bool:

@@ -27,7 +27,7 @@ class Pairing:
     image decides: the words of their names and folders, those for images and labels left out (`case_words`), are the
     same; those of the names are, and the folders of one hold those of the other in order; the same two without the
     channel, and without words that all images or all labels have and none of the others (``_ct``, ``-vert``); it is the
-    only image in or below the nearest folder above the label that holds any.
+    only image that is, lies in or lies below the nearest folder above the label that fits.
 
     Args:
         root: the folder that was searched.
@@ -49,7 +49,7 @@ class Pairing:
         self.by_name = _index((words[image][0], image) for image in images)
         self.by_group = _index((words[image][1], image) for image in images)
         self.by_rest = _index((_drop(words[image][0], common), image) for image in images)
-        self.below = _index((folder, image) for image in images for folder in image[0].parents)
+        self.below = _index((folder, image) for image in images for folder in (image[0], *image[0].parents))
         self.words = {image: words[image][0] for image in images}
         self.label_pattern = label_pattern if image_pattern is not None else None
         self.stars = {image: _stars(image[0].relative_to(root), image_pattern or "") for image in images}
@@ -125,7 +125,7 @@ def suggest(image: Path, label: Path) -> tuple[str, str]:
 
 
 def _plain(path: Path) -> str:
-    return path.with_name(stem(path)).as_posix()
+    return (path.parent / stem(path)).as_posix()
 
 
 def _shared(first: str, second: str) -> float:
