@@ -111,16 +111,14 @@ class DicomSeries:
 
 def _images(folder: Path) -> Headers:
     """Headers of all files that hold images."""
-    paths = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
-    headers = {path: read_header(path) for path in paths}
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    headers = {path: read_header(path) for path in paths if is_dicom(path)}
     images = {path: header for path, header in headers.items() if header is not None}
+    others = [path.name for path in paths if path not in images]
     if not images:
-        raise ValueError(
-            f"{folder} holds no DICOM image among its {len(paths)} DICOM files: name the folder of the slices."
-        )
-    if len(images) < len(paths):
-        others = [path.name for path in paths if path not in images]
-        logger.info("%s: passed over %d DICOM files that hold no image, such as %s", folder, len(others), others[0])
+        raise ValueError(f"{folder} holds no DICOM image among its {len(paths)} files: name the folder of the slices.")
+    if others:
+        logger.info("%s: passed over %d files that hold no DICOM image, such as %s", folder, len(others), others[0])
     return images
 
 
@@ -158,6 +156,8 @@ def _common_shape(folder: Path, headers: Headers) -> tuple[int, int]:
                 f"{path} holds {header.SamplesPerPixel} values a pixel ({colour}), no scalar intensities: convert it "
                 "to grey values, or remove it if it is no slice."
             )
+        if "MOSAIC" in (header.get("ImageType") or ()):
+            raise ValueError(f"{path} is a mosaic of slices in one picture: convert the series to NIfTI first.")
     if len(shapes) > 1:
         found = ", ".join(f"{rows} x {columns} ({path.name})" for (rows, columns), path in shapes.items())
         raise ValueError(f"{folder} holds slices of different rows x columns: {found}. Put each into an own folder.")

@@ -74,14 +74,14 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its magic word or, for old files that lack it, by its suffix; no hidden file is."""
+    """Whether a file is DICOM by its magic word, by its suffix, or, for old files without either, by its first tag."""
     if path.name.startswith(".") or not path.is_file():
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
     with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
+        start = file.read(132)
+    return start[128:] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00")
 
 
 def read_header(path: Path) -> Dataset | None:
