@@ -11,6 +11,7 @@ from typing import Any
 
 import itk
 import numpy as np
+import torch
 from pydicom.dataset import Dataset
 
 from simcvd_bundle.data.reading.dicom_files import Frame, frames_of, is_dicom, read_header
@@ -94,12 +95,12 @@ class DicomSeries:
         """
         frames = self.frames[first:last]
         columns, rows, _ = self.grid.shape
-        result: np.ndarray = np.empty((len(frames), rows, columns), np.uint8)
+        result = _empty((len(frames), rows, columns), np.dtype(np.uint8))
         for index, pixels in enumerate(_pixels(frames)):
             if pixels.shape != (rows, columns):
                 raise ValueError(f"{frames[index].path} is decoded to {pixels.shape}, not {(rows, columns)} pixels.")
             if index == 0:
-                result = np.empty(result.shape, pixels.dtype)
+                result = _empty(result.shape, pixels.dtype)
             elif not np.can_cast(pixels.dtype, result.dtype):
                 result = result.astype(np.result_type(result, pixels))
             result[index] = pixels
@@ -107,6 +108,12 @@ class DicomSeries:
             single = result.astype(np.float32)
             result = single if np.array_equal(single, result) else result
         return result.T[..., None]
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array in torch's memory: numpy asks for huge pages, for which a fragmented machine stalls up to a second."""
+    array: np.ndarray = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+    return array
 
 
 def _images(folder: Path) -> Headers:
