@@ -74,14 +74,15 @@ class Frame:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its magic word, by its suffix, or, for old files without either, by its first tag."""
-    if path.name.startswith(".") or not path.is_file():
+    """Whether a file is DICOM: by its magic word, or its suffix where old files lack that; no index, no hidden file."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
         return False
     if path.suffix.lower() in SUFFIXES:
         return True
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00")
+    old = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # begins with a tag, nothing before it
+    return start[128:] == b"DICM" or old
 
 
 def read_header(path: Path) -> Dataset | None:
