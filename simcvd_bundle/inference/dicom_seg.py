@@ -135,8 +135,8 @@ def _sources(hd: Any, series: DicomSeries) -> list[Dataset]:
     """Headers of the files, with one orientation and spacing for all: highdicom takes them as they are there."""
     paths = list(dict.fromkeys(frame.path for frame in series.frames))
     sources: list[Dataset] = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
-    multi_frame = len(paths) < len(series.frames)
-    if multi_frame and (len(paths) > 1 or "PerFrameFunctionalGroupsSequence" not in sources[0]):
+    enhanced = "PerFrameFunctionalGroupsSequence" in sources[0]
+    if len(paths) != (1 if enhanced else len(series.frames)):
         raise ValueError(
             f"no DICOM segmentation of {series.path} can be written: it needs one file for each slice, or a single "
             "enhanced multi-frame file."
@@ -152,7 +152,7 @@ def _sources(hd: Any, series: DicomSeries) -> list[Dataset]:
             raise ValueError(f"no DICOM segmentation can be written, as {path} has no FrameOfReferenceUID.")
         for name in DESCRIPTION:
             source.setdefault(name, "")
-        if multi_frame:
+        if enhanced:
             shared = source.get("SharedFunctionalGroupsSequence", [Dataset()])[0]
             shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = orientation, measures
             source.SharedFunctionalGroupsSequence = [shared]

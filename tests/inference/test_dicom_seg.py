@@ -31,6 +31,7 @@ NAMES = {
 }
 OBLIQUE = affine_of(turn=Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix())
 MIXED = [3, 7, 0, 5, 1, 2, 6, 4]
+PARTS = {"a.dcm": range(4), "b.dcm": range(4, 8)}
 
 
 def read_back(path: Path, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -135,6 +136,13 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "affine", "message"),
     [
+        (
+            lambda folder, affine: [
+                write_multi_frame(folder / n, phantom(), affine, part) for n, part in PARTS.items()
+            ],
+            affine_of(),
+            r"series can be written: it needs one file for each slice, or a single enhanced multi-frame file",
+        ),
         (slices(FrameOfReferenceUID=None), affine_of(), r"00\d.dcm has no FrameOfReferenceUID"),
         (slices(), affine_of((1, 1, 1)), r"the series lies elsewhere: corners up to"),
     ],

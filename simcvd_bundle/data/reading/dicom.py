@@ -11,6 +11,7 @@ from typing import Any
 
 import itk
 import numpy as np
+import torch
 from pydicom.dataset import Dataset
 
 from simcvd_bundle.data.reading.dicom_files import Frame, frames_of, is_dicom, read_header
@@ -94,12 +95,12 @@ class DicomSeries:
         """
         frames = self.frames[first:last]
         columns, rows, _ = self.grid.shape
-        result: np.ndarray = np.empty((len(frames), rows, columns), np.uint8)
+        result = _empty((len(frames), rows, columns), np.dtype(np.uint8))
         for index, pixels in enumerate(_pixels(frames)):
             if pixels.shape != (rows, columns):
                 raise ValueError(f"{frames[index].path} is decoded to {pixels.shape}, not {(rows, columns)} pixels.")
             if index == 0:
-                result = np.empty(result.shape, pixels.dtype)
+                result = _empty(result.shape, pixels.dtype)
             elif not np.can_cast(pixels.dtype, result.dtype):
                 result = result.astype(np.result_type(result, pixels))
             result[index] = pixels
@@ -109,18 +110,22 @@ class DicomSeries:
         return result.T[..., None]
 
 
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array in torch's memory: numpy asks for huge pages, for which a fragmented machine stalls up to a second."""
+    array: np.ndarray = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+    return array
+
+
 def _images(folder: Path) -> Headers:
     """Headers of all files that hold images."""
-    paths = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
-    headers = {path: read_header(path) for path in paths}
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    headers = {path: read_header(path) for path in paths if is_dicom(path)}
     images = {path: header for path, header in headers.items() if header is not None}
+    others = [path.name for path in paths if path not in images]
     if not images:
-        raise ValueError(
-            f"{folder} holds no DICOM image among its {len(paths)} DICOM files: name the folder of the slices."
-        )
-    if len(images) < len(paths):
-        others = [path.name for path in paths if path not in images]
-        logger.info("%s: passed over %d DICOM files that hold no image, such as %s", folder, len(others), others[0])
+        raise ValueError(f"{folder} holds no DICOM image among its {len(paths)} files: name the folder of the slices.")
+    if others:
+        logger.info("%s: passed over %d files that hold no DICOM image, such as %s", folder, len(others), others[0])
     return images
 
 
@@ -158,6 +163,8 @@ def _common_shape(folder: Path, headers: Headers) -> tuple[int, int]:
                 f"{path} holds {header.SamplesPerPixel} values a pixel ({colour}), no scalar intensities: convert it "
                 "to grey values, or remove it if it is no slice."
             )
+        if "MOSAIC" in (header.get("ImageType") or ()):
+            raise ValueError(f"{path} is a mosaic of slices in one picture: convert the series to NIfTI first.")
     if len(shapes) > 1:
         found = ", ".join(f"{rows} x {columns} ({path.name})" for (rows, columns), path in shapes.items())
         raise ValueError(f"{folder} holds slices of different rows x columns: {found}. Put each into an own folder.")

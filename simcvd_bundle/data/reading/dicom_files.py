@@ -81,8 +81,9 @@ def is_dicom(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
+        start = file.read(132)
+    old = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"  # begins with a tag, nothing before it
+    return start[128:] == b"DICM" or old
 
 
 def read_header(path: Path) -> Dataset | None:

@@ -121,6 +121,18 @@ def test_names_do_not_matter(tmp_path: Path, name: str) -> None:
     check(DicomSeries(tmp_path), phantom(), affine_of())
 
 
+def test_old_files_without_magic_word(tmp_path: Path) -> None:
+    write_series(tmp_path, phantom(), name="IM{number}")
+    for path in tmp_path.iterdir():
+        file = pydicom.dcmread(path)
+        del file.file_meta
+        file.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        whole = path.read_bytes()
+        path.write_bytes(whole[132:] if whole[128:132] == b"DICM" else whole)
+    assert is_dicom_folder(tmp_path)
+    check(DicomSeries(tmp_path), phantom(), affine_of())
+
+
 def test_what_is_no_image_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     localizer = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     write_series(
@@ -131,11 +143,12 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptu
     set_pixels(segmentation, phantom().astype(np.uint8).T.copy())
     save(segmentation, {}, tmp_path / "mask.dcm")
     save(new_file(tmp_path, "1.3.12.2.1107.5.9.1", "2.25.6"), {}, tmp_path / "raw.dcm")  # a vendor's private class
+    (tmp_path / "empty").touch()
     write_series(tmp_path, phantom(), name="slice{number}.dcm")
     with caplog.at_level(logging.INFO):
         check(DicomSeries(tmp_path), phantom(), affine_of())
     assert "left out 2 localizers, such as 00.dcm" in caplog.text
-    assert "passed over 3 DICOM files that hold no image, such as mask.dcm" in caplog.text
+    assert "passed over 4 files that hold no DICOM image, such as empty" in caplog.text
 
 
 def test_localizers_alone_are_a_series(tmp_path: Path) -> None:
@@ -246,6 +259,16 @@ def test_multi_frame_without_functional_groups(tmp_path: Path, distance: float) 
     downwards = distance < 0
     affine = affine_of(origin=(-31.5, 12.25, 7.0 + 7 * distance)) if downwards else affine_of()
     check(DicomSeries(tmp_path), phantom()[:, :, ::-1] if downwards else phantom(), affine)
+
+
+def test_nuclear_medicine_keeps_its_place_with_the_detector(tmp_path: Path) -> None:
+    write_legacy(tmp_path / "a.dcm", SpacingBetweenSlices=2.5)
+    file = pydicom.dcmread(tmp_path / "a.dcm")
+    detector = pydicom.Dataset()
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = [-31.5, 12.25, 7], [1, 0, 0, 0, 1, 0]
+    moved = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "DetectorInformationSequence": [detector]}
+    save(file, moved, tmp_path / "a.dcm")
+    check(DicomSeries(tmp_path), phantom(), affine_of())
 
 
 @pytest.mark.parametrize(("tags", "thickness"), [({}, 2.0), ({"SpacingBetweenSlices": 3}, 3.0)])
@@ -374,6 +397,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"holds 4 of its 8 slices .* frame 1 of a.dcm at .* and frame 2 of a.dcm: several volumes",
     ),
     "colour": (colour, r"a.dcm holds 3 values a pixel \(RGB\), no scalar intensities"),
+    "mosaic": (slices(ImageType=lambda z: ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), r"000.dcm is a mosaic of slices"),
     "cut in the pixels": (after(slices(), cut(30)), r"004.dcm is cut off"),
     "cut in the header": (after(slices(), cut(300)), r"004.dcm (is cut off|cannot be read)"),
     "cut in the file meta": (
@@ -388,7 +412,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no image": (
         lambda folder: save(new_file(folder, BasicTextSRStorage), {}, folder / "a.dcm"),
-        r"series holds no DICOM image among its 1 DICOM files",
+        r"series holds no DICOM image among its 1 files",
     ),
 }
 
