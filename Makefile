@@ -34,6 +34,7 @@ faults: $(VENV)/installed  ## all fault runs of docs/reliability.md: kills, disk
 	$(BIN)/python tests/faults/storage.py
 	$(BIN)/python tests/faults/bad_input.py
 	$(BIN)/python tests/faults/endurance.py
+	$(BIN)/python tests/faults/environment.py
 	FUZZ_EXAMPLES=500 $(BIN)/python -m pytest -q tests/data/test_safety.py
 
 LA := --config_file configs/data_la.json --dataset_dir $(DATA)

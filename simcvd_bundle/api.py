@@ -180,13 +180,13 @@ def train(
     Raises:
         FileNotFoundError: when the configs or a file are not there.
         TypeError: for what is no file and no list of one file a channel.
-        ValueError: for an unknown id or unusable data; whatever a step of the training raises.
+        ValueError: for an unknown id, unusable data or a ``#`` in a path; whatever a step of the training raises.
     """
     root, folder = _bundle_root(bundle_root), Path(output_dir).resolve()
     given: dict[str, Any] = {
         "ckpt_dir": str(folder), "cache_dir": str(folder / "cache"), **_with_colons(settings),
         "bundle_root": str(root), "output_dir": str(folder),
-        "train::dataset::data": [*map(_item, labeled), *({"image": _existing(image)} for image in unlabeled)],
+        "train::dataset::data": [*map(_item, labeled), *({"image": _in_config(image)} for image in unlabeled)],
         "validate::dataset::data": [*map(_item, validation)],
     }  # fmt: skip
     training = ConfigWorkflow(
@@ -251,10 +251,19 @@ def _bundle_root(given: File | None) -> Path:
 
 def _item(pair: tuple[Image, File]) -> dict[str, Any]:
     image, label = pair
-    return {"image": _existing(image), "label": _existing(label)}
+    return {"image": _in_config(image), "label": _in_config(label)}
 
 
-def _existing(file: Image) -> Any:
+def _in_config(file: Image) -> Any:
+    path = _existing(file)
+    if "#" in str(path):
+        raise ValueError(
+            f"{path} has a #, which MONAI's configs read as ::, so rename the file or folder, or link to it."
+        )
+    return path
+
+
+def _existing(file: Any) -> Any:
     if isinstance(file, list | tuple) and file:
         return [_existing(channel) for channel in file]
     if not isinstance(file, str | Path):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ CONFIGS = ROOT / "configs"
 optional_import("ignite.engine")
 
 
-def start(arguments: Sequence[str], log: Path, folder: Path | None = None, file_size: int | None = None) -> int:
+def start(
+    arguments: Sequence[str], log: Path, folder: Path | None = None, file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:  # fmt: skip
     """``python ARGUMENTS`` in a forked process of its own group.
 
     Args:
@@ -37,6 +41,7 @@ def start(arguments: Sequence[str], log: Path, folder: Path | None = None, file_
         log: file that its output is appended to.
         folder: its working directory; that of this process by default.
         file_size: bytes that a file may have at most, as on a full disk.
+        environment: variables to set.
 
     Returns:
         Process id.
@@ -55,6 +60,8 @@ def start(arguments: Sequence[str], log: Path, folder: Path | None = None, file_
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if file_size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        os.environ.update(environment or {})
+        tempfile.tempdir = None  # this process may have looked for it
         torch.set_num_threads(1)
         os.chdir(folder or ".")
         if arguments[0] == "-m":
@@ -91,11 +98,12 @@ def wait(pid: int, seconds: float = 3600) -> int:
 
 
 def run(
-    arguments: Sequence[str], log: Path, folder: Path | None = None, file_size: int | None = None
-) -> tuple[int, str]:
+    arguments: Sequence[str], log: Path, folder: Path | None = None, file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:  # fmt: skip
     """Exit code and output of ``python ARGUMENTS``."""
     before = log.stat().st_size if log.exists() else 0
-    code = wait(start(arguments, log, folder, file_size))
+    code = wait(start(arguments, log, folder, file_size, environment))
     return code, log.read_bytes()[before:].decode(errors="replace")
 
 

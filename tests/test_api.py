@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -9,7 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from conftest import ROOT, TINY, Run
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
+from torch import Tensor
 
 import simcvd_bundle
 from simcvd_bundle.utils import memory
@@ -194,7 +196,87 @@ def test_an_array_of_other_channels_is_refused(model: simcvd_bundle.Segmenter) -
         model.predict(volume(3, 24, 20, 14))
 
 
-@pytest.mark.parametrize("image", [None, 3, [], [1.0, 2.0], {"image": "a.nii"}, [volume(4, 4, 4), volume(4, 4, 4)]])
+def big_endian(kind: str) -> Callable[[np.ndarray], Any]:
+    return lambda values: values.astype(np.dtype(kind).newbyteorder(">"))
+
+
+VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
+    "flipped": lambda values: np.ascontiguousarray(values[::-1, :, ::-1])[::-1, :, ::-1],
+    "transposed": lambda values: np.ascontiguousarray(values.T).T,
+    "every second voxel": lambda values: np.repeat(values, 2, axis=1)[:, ::2],
+    "Fortran order": np.asfortranarray,
+    "lists": np.ndarray.tolist,
+    "list of slices": list,
+    "transposed tensor": lambda values: torch.as_tensor(values.T.copy()).permute(2, 1, 0),
+    "channels last": lambda values: torch.as_tensor(values)[None, None].to(memory_format=torch.channels_last_3d)[0],
+    "tensor with gradient": lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True),
+    **{f"numpy {kind}": lambda values, kind=kind: values.astype(kind)
+       for kind in "float16 float32 float64 longdouble int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()},
+    **{f"big-endian {kind}": big_endian(kind) for kind in "f4 f8 i2 u2 i4 u8".split()},
+    **{f"torch {kind}": lambda values, kind=kind: torch.tensor(values).to(getattr(torch, kind))
+       for kind in "float16 bfloat16 float64 int8 int16 int64 uint8 uint16 uint32 uint64".split()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_array_of_any_type_and_view_is_that_array_in_float32(model: simcvd_bundle.Segmenter, view: str) -> None:
+    values = (volume(24, 20, 14) * 100).round()  # whole numbers that all types hold
+    expected = model.predict(values.astype(np.float32)).probability.as_tensor()
+    given = VIEWS[view](values)
+    before = copy.deepcopy(given)
+    if isinstance(given, np.ndarray):
+        given.setflags(write=False)
+    assert torch.equal(model.predict(given).probability.as_tensor(), expected)
+    same = torch.equal if isinstance(given, Tensor) else np.array_equal
+    assert same(given, before)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_a_mask_of_two_values_is_an_image_too(model: simcvd_bundle.Segmenter, convert: Callable[..., Any]) -> None:
+    values = volume(24, 20, 14) > 0.5
+    expected = model.predict(values.astype(np.float32)).probability.as_tensor()
+    assert torch.equal(model.predict(convert(values)).probability.as_tensor(), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+def test_a_permuted_metatensor_keeps_its_affine(model: simcvd_bundle.Segmenter, dtype: Any) -> None:
+    affine = torch.tensor([[0, 2.0, 0, 5], [-3, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], dtype=torch.float64)
+    values = (volume(24, 20, 14) * 100).astype(dtype)
+    image = MetaTensor(torch.as_tensor(values.transpose(2, 1, 0).copy()).permute(2, 1, 0), affine=affine)
+    mask = model.predict(image).mask
+    torch.testing.assert_close(mask.affine, affine)
+    assert torch.equal(mask.as_tensor(), model.predict(values.astype(np.float32)).mask.as_tensor())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [volume(4, 4, 4).astype(np.complex64), volume(4, 4, 4).astype(str), volume(4, 4, 4).astype(object),
+     np.zeros((4, 4, 4), [("red", "u1"), ("green", "u1")]), np.zeros((4, 4, 4), "M8[s]"),
+     torch.zeros(4, 4, 4, dtype=torch.complex64), torch.zeros(4, 4, 4).to_sparse()],
+    ids=["complex", "text", "objects", "structured", "times", "complex tensor", "sparse tensor"],
+)  # fmt: skip
+def test_an_array_of_no_real_numbers_is_refused(model: simcvd_bundle.Segmenter, array: Any) -> None:
+    with pytest.raises(TypeError, match="An array must hold one real number for each voxel and channel, got "):
+        model.predict(array)
+
+
+def test_lists_of_numbers_that_are_no_volume_are_refused(model: simcvd_bundle.Segmenter) -> None:
+    with pytest.raises(ValueError, match=r"\(H, W, D\) or \(channels, H, W, D\), got the shape \(2,\)"):
+        model.predict([1.0, 2.0])
+    with pytest.raises(TypeError, match="Expected a file, or a list of one file a channel, got ndarray"):
+        simcvd_bundle.train([([volume(4, 4, 4)] * 2, "label.nii")], output_dir="run")
+
+
+def test_a_path_with_a_hash_is_refused_before_the_config_reads_another(tmp_path: Path) -> None:
+    (tmp_path / "study#3").mkdir()
+    for name in ("image.nii", "label.nii"):
+        (tmp_path / "study#3" / name).touch()
+    pair = (tmp_path / "study#3" / "image.nii", tmp_path / "study#3" / "label.nii")
+    with pytest.raises(ValueError, match=r"study#3/image.nii has a #, .* rename the file or folder, or link to it"):
+        simcvd_bundle.train([pair], output_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("image", [None, 3, [], {"image": "a.nii"}])
 def test_what_is_neither_file_nor_array_is_refused(model: simcvd_bundle.Segmenter, image: Any) -> None:
     with pytest.raises(TypeError, match="Expected a file, or a list of one file a channel, got "):
         model.predict(image)

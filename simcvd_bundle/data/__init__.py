@@ -4,6 +4,7 @@ from simcvd_bundle.data.batches import StreamBatchSampler, case_share, collate_s
 from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
 from simcvd_bundle.data.datalists import common_folder, load_datalist
+from simcvd_bundle.data.loader import Loader
 from simcvd_bundle.data.phantoms import phantom_dataset
 from simcvd_bundle.data.reading import LoadLabeld, LoadScand, label_dtype
 from simcvd_bundle.data.scans import find_images, find_unlabeled
@@ -16,6 +17,7 @@ __all__ = [
     "FileValuesd",
     "LoadLabeld",
     "LoadScand",
+    "Loader",
     "SignedDistanceMapd",
     "SkippedCases",
     "StreamBatchSampler",

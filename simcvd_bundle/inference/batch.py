@@ -26,6 +26,7 @@ from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.errors import first_cause
 from simcvd_bundle.utils.memory import keep_freed_memory
+from simcvd_bundle.utils.workers import worker_errors
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ class BatchEvaluator(SupervisedEvaluator):
             RuntimeError: at the end, with all cases that failed, if any.
         """
         keep_freed_memory()
-        super().run(global_epoch)
+        with worker_errors():
+            super().run(global_epoch)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
         if "failure" in batchdata:  # what SkippedCases gives for an unreadable case

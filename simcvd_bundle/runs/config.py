@@ -72,6 +72,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, str | dict) and value != "",
         "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained",
     ),
+    "a path without # and ::, as MONAI's configs read # as :: (rename the folder, or link to it)": (
+        lambda value: not isinstance(value, str) or not re.search("#|::", value),
+        "dataset_dir output_dir ckpt_dir cache_dir weights pretrained datalist",
+    ),
 }  # fmt: skip
 """What values ids take, checked before anything is built; expressions and references are left to what uses them."""
 

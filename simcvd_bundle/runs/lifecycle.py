@@ -17,6 +17,7 @@ from simcvd_bundle.runs.tracking import Tracking
 from simcvd_bundle.runs.weights import export_weights, load_pretrained
 from simcvd_bundle.utils.distributed import from_rank_0
 from simcvd_bundle.utils.memory import keep_freed_memory
+from simcvd_bundle.utils.workers import worker_errors
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Lifecycle:
         }
         folder = f"{self.output_dir}/checkpoints"
         RunCheckpoint(folder, objects, self.checkpoint_interval, resume=self.resume).attach(trainer)
-        with Tracking(self.handlers) as tracking:
+        with Tracking(self.handlers) as tracking, worker_errors():
             tracking.run(trainer)
             for name, evaluator in evaluators.items():
                 self._validate(name, evaluator, trainer)
@@ -95,7 +96,7 @@ class Lifecycle:
             evaluator: the evaluator.
         """
         keep_freed_memory()
-        with Tracking(self.handlers) as tracking:
+        with Tracking(self.handlers) as tracking, worker_errors():
             tracking.run(evaluator)
             tracking.log_files(Path(self.output_dir, "per_case.csv"), Path(self.output_dir, "summary.json"))
 

@@ -17,6 +17,9 @@ from simcvd_bundle.utils.errors import show_root_cause
 T = TypeVar("T")
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+REMEDY = (
+    "start with `torchrun --nproc_per_node=N -m monai.bundle run ...`, or leave the file out to train in one process."
+)
 
 
 def join(backend: str) -> None:
@@ -26,15 +29,21 @@ def join(backend: str) -> None:
         backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs.
 
     Raises:
-        RuntimeError: when the process was not started by ``torchrun`` (or with the variables that it sets), or a
-            machine has fewer GPUs than processes.
+        RuntimeError: when the process was not started by ``torchrun`` (or with the variables that it sets, numbers
+            where it sets numbers), or a machine has fewer GPUs than processes.
     """
     sys.excepthook = show_root_cause
-    missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
+    missing = [name for name in TORCHRUN_VARIABLES if not os.environ.get(name)]
     if missing:
         raise RuntimeError(
-            f"configs/multi_gpu_train.json is for several processes, but {', '.join(missing)} are not set: start with "
-            "`torchrun --nproc_per_node=N -m monai.bundle run ...`, or leave the file out to train in one process."
+            f"configs/multi_gpu_train.json is for several processes, but {', '.join(missing)} are not set: {REMEDY}"
+        )
+    numbers = {name: os.environ[name] for name in TORCHRUN_VARIABLES if name != "MASTER_ADDR"}
+    wrong = [f"{name}={value}" for name, value in numbers.items() if not value.isdecimal()]
+    if wrong or int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
+        wrong = wrong or [f"{name}={numbers[name]}" for name in ("RANK", "WORLD_SIZE")]
+        raise RuntimeError(
+            f"configs/multi_gpu_train.json is for process RANK, from 0, of WORLD_SIZE, but {', '.join(wrong)}: {REMEDY}"
         )
     if backend == "nccl" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
         raise RuntimeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -15,18 +16,23 @@ from simcvd_bundle.utils.paths import PACKAGE
 def show_root_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """End the report of an uncaught error with what happened; MONAI wraps every error into general ones.
 
-    Of several processes each names its rank, and ``torchrun`` is told, for its summary, which comes last of all.
+    Of several processes each names its rank, and ``torchrun`` is told, for its summary, which comes last of all. A
+    process is one of several when ``RANK`` and ``WORLD_SIZE`` say so; one of the two alone, which a shell has kept, and
+    the variables of other launchers mean nothing.
     """
     sys.__excepthook__(kind, error, trace)
     cause = root_cause(error)
     if cause is not error:
-        rank = f" in rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if "RANK" in os.environ else ""
-        print(f"\nerror{rank}: {cause}", file=sys.stderr)
+        rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+        several = rank.isdecimal() and size.isdecimal() and int(size) > 1
+        place = f" in rank {rank} of {size}" if several else ""
+        print(f"\nerror{place}: {cause}", file=sys.stderr)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         try:
             raise cause
         except BaseException:  # the record takes the traceback of the exception that is being handled
-            get_error_handler().record_exception(cause)
+            with suppress(OSError):  # the variable may be left of a launcher that has ended
+                get_error_handler().record_exception(cause)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bad_input
 import endurance
+import environment
 import kills
 import pytest
 import storage
@@ -33,6 +34,17 @@ def test_bad_input_is_refused_and_good_scans_of_its_batch_are_written(tmp_path: 
     counts, problems = bad_input.main(tmp_path, every)
     assert not problems
     assert counts["kinds"] >= 112 // every
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [["shared_memory", "ended_workers", "launchers"], pytest.param(["names"], marks=slow)],
+    ids=["some", "names"],
+)
+def test_faults_of_the_machine_end_with_the_remedy_or_do_not_matter(tmp_path: Path, chosen: list[str]) -> None:
+    counts = environment.main(tmp_path, chosen)
+    assert list(counts) == chosen
+    assert min(counts.values()) >= 2
 
 
 def test_ctrl_c_ends_the_workers_and_bfloat16_stays_finite(tmp_path: Path) -> None:

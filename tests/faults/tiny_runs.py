@@ -38,9 +38,13 @@ def start(files: list[str], settings: Mapping[str, Any], log: Path) -> int:
     return processes.start(processes.bundle_arguments(files, settings), log)
 
 
-def run(files: list[str], settings: Mapping[str, Any], log: Path, file_size: int | None = None) -> tuple[int, str]:
+def run(
+    files: list[str], settings: Mapping[str, Any], log: Path, file_size: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:  # fmt: skip
     """Exit code and output of a run."""
-    return processes.run(processes.bundle_arguments(files, settings), log, file_size=file_size)
+    arguments = processes.bundle_arguments(files, settings)
+    return processes.run(arguments, log, file_size=file_size, environment=environment)
 
 
 def training(folder: Path, data: Path, **more: Any) -> dict[str, Any]:

@@ -365,6 +365,16 @@ def test_without_torchrun_the_error_names_it(monkeypatch: pytest.MonkeyPatch) ->
         join("gloo")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
+    with pytest.raises(
+        RuntimeError, match=r"process RANK, from 0, of WORLD_SIZE, but RANK=1, WORLD_SIZE=1: start with"
+    ):
+        join("gloo")
+    for name, value in (("RANK", "one"), ("LOCAL_RANK", "-1"), ("MASTER_PORT", "$PORT"), ("WORLD_SIZE", "2.0")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(RuntimeError, match=re.escape(f"{name}={value}: start with")):
+            join("gloo")
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RuntimeError, match=r"Process 1 of this machine .* as 1 are visible: set --nproc_per_node"):
         join("nccl")

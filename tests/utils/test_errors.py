@@ -55,6 +55,32 @@ def test_the_report_ends_with_the_cause(capsys: pytest.CaptureFixture[str], monk
     assert lines[-1] == "error: num_labeled is 99"
 
 
+@pytest.mark.parametrize(
+    ("variables", "beginning"),
+    [
+        ({"RANK": "1"}, "error: "),
+        ({"WORLD_SIZE": "4"}, "error: "),
+        ({"LOCAL_RANK": "1"}, "error: "),
+        ({"RANK": "one", "WORLD_SIZE": "4"}, "error: "),
+        ({"RANK": "1", "WORLD_SIZE": ""}, "error: "),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "error: "),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, "error: "),
+        ({"TORCHELASTIC_ERROR_FILE": "/no/such/folder/error.json"}, "error: "),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, "error in rank 1 of 4: "),
+    ],
+)
+def test_variables_of_launchers_do_not_hide_the_cause(
+    variables: dict[str, str], beginning: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_ERROR_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    error = wrapped(ValueError("num_labeled is 99"))
+    show_root_cause(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"{beginning}num_labeled is 99"
+
+
 def test_an_error_without_wrapping_is_reported_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
