@@ -396,6 +396,32 @@ def test_a_term_with_other_parts_raises(term: dict[str, Any], message: str) -> N
         WeightedTerms({"mine": term})
 
 
+def test_terms_have_their_time() -> None:
+    """``from`` counts the iterations before, ``until`` is the last one; a term outside of its time is not computed."""
+    parts = {"early": {"until": 2}, "late": {"from": 2, "until": 4}, "always": {}}
+    loss = WeightedTerms(
+        {n: {"loss": SegmentationLoss().loss, "stream": n, "weight": 1, **t} for n, t in parts.items()}
+    )
+    current = []
+    for loss.iteration in (1, 2, 3, 4, 5):
+        current.append(sorted(loss.current_weights()))
+        assert loss.current_streams() == set(current[-1])
+    assert current == [["always", "early"]] * 2 + [["always", "late"]] * 2 + [["always"]]
+    entries = {"logits": random(1, 2, 2, 2, 2), "label": torch.ones(1, 1, 2, 2, 2)}
+    loss.iteration = 2
+    found = values(loss, {"early": entries, "always": entries}, {})  # a stream of a mix brings its target
+    assert found.keys() == {"early", "always"}
+
+
+def test_a_time_without_terms_is_an_error() -> None:
+    loss = WeightedTerms({"mine": {"loss": nn.Identity(), "stream": "a", "weight": 1, "until": 3}})
+    loss.iteration = 4
+    with pytest.raises(
+        ValueError, match="No term of loss::terms takes part in iteration 4: see from and until of mine"
+    ):
+        loss({}, {})
+
+
 def test_info_nce_is_one_direction_of_the_contrast() -> None:
     """Rows of a finite batch; the two directions add up to eq. (3)."""
     student, teacher = (F.normalize(random(6, 8, seed=seed), dim=1) for seed in (0, 1))
