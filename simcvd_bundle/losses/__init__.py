@@ -4,6 +4,7 @@ from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
 from simcvd_bundle.losses.info_nce import info_nce
+from simcvd_bundle.losses.regions import RegionSegmentationLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
 from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
 from simcvd_bundle.losses.weighted import WeightedTerms
@@ -12,6 +13,7 @@ __all__ = [
     "BoundaryContrastiveLoss",
     "ConsistencyLoss",
     "PairwiseDistillationLoss",
+    "RegionSegmentationLoss",
     "SegmentationLoss",
     "SignedDistanceLoss",
     "WeightedTerms",
