@@ -14,8 +14,9 @@ import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from simcvd_bundle.data.batches import SampleIndex
-from simcvd_bundle.data.boxes import MOST_POSITIONS, box_around, class_positions, draw_position, random_box
+from simcvd_bundle.data.boxes import box_around, random_box
 from simcvd_bundle.data.cache import DiskCacheDataset
+from simcvd_bundle.data.foreground import MOST_POSITIONS, class_positions, draw_position, largest_pieces
 
 SHAPE = (40, 36, 20)
 PATCH = [8, 8, 6]
@@ -102,14 +103,28 @@ def test_a_probability_out_of_its_range_raises(case: dict[str, str], prob: float
 
 def test_positions_are_voxels_of_their_class() -> None:
     label = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (1, 20, 25, 30)))
-    positions = class_positions(label, 3)
+    positions = class_positions(label)
     assert list(positions) == [1, 2]
     for index, voxels in positions.items():
         assert voxels.shape == (MOST_POSITIONS, 3)
         assert len({tuple(voxel) for voxel in voxels.tolist()}) == MOST_POSITIONS
         assert set(label[0][tuple(voxels.long().T)].tolist()) == {index}
-    assert class_positions(torch.zeros(1, 2, 2, 2), 3) == {}
+    assert class_positions(torch.zeros(1, 2, 2, 2)) == {}
     assert draw_position({}, 1.0, 0) is None
+
+
+def test_pieces_by_hand(case: dict[str, str]) -> None:
+    """A corner joins; class 2 has pieces of 3 and 1 voxels. One case where a class has several pieces is enough."""
+    label = torch.zeros(1, 6, 6, 6)
+    label[0, :2, 0, 0] = label[0, 2, 1, 1] = 1
+    label[0, 3:, 5, 5] = label[0, 0, 5, 5] = 2
+    assert largest_pieces(label) == {1: 1.0, 2: 0.75}
+    assert largest_pieces(torch.zeros(1, 2, 2, 2)) == {}
+    dataset = make(case, "cache", 0.0, num_classes=3)
+    assert dataset.pieces == [{1: 1.0, 2: 1.0}]
+    assert dataset.one_piece_classes() == [1, 2]
+    dataset.pieces.append({1: 0.96, 2: 0.94, 3: 1.0})
+    assert dataset.one_piece_classes() == [1, 3]
 
 
 @pytest.mark.parametrize(
