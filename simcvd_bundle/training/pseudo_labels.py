@@ -80,21 +80,23 @@ class LargestComponent:
     needs scikit-image, and of a one-hot mask it leaves voxels of no class at all.
 
     Args:
-        classes: indices of the classes, such as ``DiskCacheDataset.one_piece_classes()``; the log names them.
+        classes: indices of the classes, such as ``DiskCacheDataset.one_piece_classes()``, which the log names; ``None``
+            takes all.
     """
 
-    def __init__(self, classes: Sequence[int]) -> None:
-        self.classes = set(classes)
-        logger.info(
-            "Classes of one piece, of which pseudo-labels keep the largest: %s", ", ".join(map(str, classes)) or "none"
-        )
+    def __init__(self, classes: Sequence[int] | None = None) -> None:
+        self.classes = None if classes is None else set(classes)
+        if classes is not None:
+            names = ", ".join(map(str, classes)) or "none"
+            logger.info("Classes of one piece, the largest of which the pseudo-labels keep: %s", names)
 
     def __call__(self, probability: Tensor) -> Tensor:
         """Apply, see ``PseudoLabelOperator``."""
         classes = probability.argmax(1).cpu().numpy()
-        kept = ~np.isin(classes, list(self.classes))
+        chosen = set(range(1, probability.shape[1])) if self.classes is None else self.classes
+        kept = ~np.isin(classes, list(chosen))
         for patch, result in zip(classes, kept, strict=True):
-            for index in self.classes.intersection(np.unique(patch).tolist()):
+            for index in chosen.intersection(np.unique(patch).tolist()):
                 pieces, _ = ndimage.label(patch == index, np.ones((3, 3, 3)))
                 result |= pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
         keep = torch.from_numpy(kept[:, None]).to(probability.device)

@@ -68,7 +68,7 @@ def test_largest_component_of_each_class_and_patch() -> None:
     classes[1, 0, 4:, 5, 2] = 1  # the largest of this patch
     probability = one_hot(classes, 2)
     probability[0, :, 3, 3, 0] = 0
-    result = LargestComponent([1, 2])(probability)
+    result = LargestComponent()(probability)
     expected = classes.clone()
     expected[0, 0, 4:, 5, 2] = 0
     assert torch.equal(result.argmax(1, keepdim=True), expected.long())
@@ -80,9 +80,9 @@ def test_largest_component_of_each_class_and_patch() -> None:
 def test_operators_follow_each_other_on_the_softmax() -> None:
     logits = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16)
     logits.requires_grad_()
-    result, probability = make_pseudo_label(logits, [ArgMax(), LargestComponent([1, 2])])
+    result, probability = make_pseudo_label(logits, [ArgMax(), LargestComponent()])
     torch.testing.assert_close(probability, logits.detach().float().softmax(1))
-    assert torch.equal(result, LargestComponent([1, 2])(ArgMax()(probability)))
+    assert torch.equal(result, LargestComponent()(ArgMax()(probability)))
     assert result.dtype == torch.float32
     assert not result.requires_grad
 
