@@ -48,6 +48,7 @@ benchmark: $(VENV)/installed  ## all figures of docs/performance.md: make benchm
 
 # 989 TFLOP/s: dense bfloat16 of an H100 or H200
 benchmark-gpu: TRAIN_STEP := --peak_tflops 989
+benchmark-gpu: SHELL := /bin/bash
 benchmark-gpu: benchmark  ## the same on a GPU, and the whole training of 6000 iterations
 	time $(BIN)/python -m monai.bundle run training --config_file "['configs/train.json','configs/data_la.json']" \
 		--dataset_dir $(DATA) --output_dir runs/benchmark/la16_simcvd --ckpt_dir runs/benchmark/models --precision bfloat16
