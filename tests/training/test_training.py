@@ -14,7 +14,7 @@ from conftest import ROOT, TERMS, TINY, Run
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from simcvd_bundle.runs.provenance import processor
+from simcvd_bundle.utils.devices import processor
 
 
 def terms(workflow: ConfigWorkflow) -> dict[str, torch.Tensor]:
@@ -34,7 +34,7 @@ def test_training_writes_weights_checkpoints_and_terms(
     assert all(torch.equal(weights[name], student[name]) for name in student)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()].count("checkpoint_2.pt") == 1
     assert "labeled images=2, unlabeled images=3" in caplog.text
-    assert f"Training on cpu ({processor()})." in caplog.text
+    assert f"Training on cpu ({processor()}) in float32" in caplog.text
     for name in ("student", "teacher"):
         assert re.search(rf"Validation Dice of the {name} after 2 iterations: \d\.\d+", caplog.text)
     assert str(tmp_path / "models" / "model.pt") in caplog.text
