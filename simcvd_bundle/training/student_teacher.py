@@ -89,13 +89,12 @@ class StudentTeacherInferer(Inferer):
         with autocast(images, self.precision):
             student: VNetOutput = network(images, return_all=True)
         sizes = [len(view) for view in views.values()]
-        parts = zip(*(torch.split(output, sizes) for output in student), strict=True)
-        pred = {stream: VNetOutput(*part)._asdict() for stream, part in zip(views, parts, strict=True)}
+        pred = {stream: part.entries() for stream, part in zip(views, student.split(sizes), strict=True)}
         if "unlabeled" not in inputs:
             return pred
         teacher_images = seen_through(self.teacher_views, inputs)["unlabeled"]
         with torch.no_grad(), autocast(teacher_images, self.precision):
-            teacher = self.teacher["network"](teacher_images, return_all=True)._asdict()
+            teacher = self.teacher["network"](teacher_images, return_all=True).entries()
         unlabeled = pred["unlabeled"]
         if self.head is not None:
             slices = self.boundary_slices(views["unlabeled"], unlabeled)

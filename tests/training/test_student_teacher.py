@@ -49,10 +49,10 @@ def test_labelled_patches_stay_clean_and_come_first() -> None:
     assert student.seen[0].shape == inputs.shape
     assert teacher.seen[0].shape == (3, 1, 6, 6, 4)
     assert len(student.seen) == len(teacher.seen) == 1  # one pass each
-    for name, output in student.returned[0]._asdict().items():
+    for name, output in student.returned[0].entries().items():
         torch.testing.assert_close(pred["labeled"][name], output[:2])
         torch.testing.assert_close(pred["unlabeled"][name], output[2:])
-    for name, output in teacher.returned[0]._asdict().items():
+    for name, output in teacher.returned[0].entries().items():
         torch.testing.assert_close(pred["unlabeled"][f"teacher_{name}"], output)
 
 
@@ -170,9 +170,9 @@ def test_embeddings_are_those_of_the_view_each_network_saw() -> None:
     """All slices of the unlabelled patches in some order, the same one for student and teacher."""
     inferer, student, teacher = probes()
     pred = inferer(streams(random(4, 1, 3, 3, 5)), student)["unlabeled"]
-    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0]))._asdict()
+    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0].entries().values())).entries()
     own = inferer.boundary_slices(student.seen[0][2:], unlabeled).flatten(1)
-    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0]._asdict()).flatten(1)
+    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0].entries()).flatten(1)
     assert pred["embeddings"].shape == pred["teacher_embeddings"].shape == (2 * 5, 2 * 3 * 3)
     torch.testing.assert_close(by_first_value(pred["embeddings"]), by_first_value(own))
     place = torch.cdist(pred["embeddings"], own).argmin(1)
