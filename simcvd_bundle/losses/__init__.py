@@ -1,5 +1,6 @@
 """The losses, one file a term, and their weighted sum."""
 
+from simcvd_bundle.losses.adversarial import AdversarialLoss
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.cross_supervision import CrossPseudoSupervisionLoss
@@ -15,6 +16,7 @@ from simcvd_bundle.losses.uncertainty import UncertaintyMaskedConsistencyLoss
 from simcvd_bundle.losses.weighted import WeightedTerms
 
 __all__ = [
+    "AdversarialLoss",
     "BoundaryContrastiveLoss",
     "ConsistencyLoss",
     "CrossPseudoSupervisionLoss",

@@ -1,5 +1,6 @@
 """One training step and what surrounds it."""
 
+from simcvd_bundle.training.critic import CriticHandler
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
 from simcvd_bundle.training.panels import PanelsHandler
@@ -11,6 +12,7 @@ from simcvd_bundle.training.views import GaussianNoise
 
 __all__ = [
     "BatchNormStatisticsHandler",
+    "CriticHandler",
     "FiniteLossHandler",
     "GaussianNoise",
     "GradientClippingHandler",
