@@ -125,10 +125,10 @@ def main() -> None:
     for module in (*modules.values(), *new_heads):
         module.train()
     for _, batch in zip(range(chosen.batches), get("train::dataloader"), strict=False):
-        images, target = prepare_batch(batch, get("device"))
-        for term, values in gradients(weighted_terms(loss, inferer(images, network), target), network).items():
+        inputs, target = prepare_batch(batch, get("device"))
+        for term, values in gradients(weighted_terms(loss, inferer(inputs, network), target), network).items():
             norms[term].append(values)
-        unlabeled = images["unlabeled"]
+        unlabeled = inputs["unlabeled"]["image"]
         with torch.no_grad():
             sdm = network(unlabeled, return_all=True).sdm
             spreads.append({"X": float(unlabeled.std()), "SDM": float(sdm.std())})
