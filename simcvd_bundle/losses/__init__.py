@@ -7,6 +7,7 @@ from simcvd_bundle.losses.cross_supervision import CrossPseudoSupervisionLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
 from simcvd_bundle.losses.entropy import EntropyLoss
 from simcvd_bundle.losses.info_nce import info_nce
+from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
 from simcvd_bundle.losses.mutual import MutualConsistencyLoss
 from simcvd_bundle.losses.pyramid import PyramidConsistencyLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
@@ -21,6 +22,7 @@ __all__ = [
     "ConsistencyLoss",
     "CrossPseudoSupervisionLoss",
     "EntropyLoss",
+    "InterpolationConsistencyLoss",
     "MutualConsistencyLoss",
     "PairwiseDistillationLoss",
     "PyramidConsistencyLoss",

@@ -3,6 +3,7 @@
 from simcvd_bundle.training.critic import CriticHandler
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
+from simcvd_bundle.training.mixup import Mixup
 from simcvd_bundle.training.panels import PanelsHandler
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
@@ -19,6 +20,7 @@ __all__ = [
     "LogsHandler",
     "LossTermsHandler",
     "MeanTeacherHandler",
+    "Mixup",
     "PanelsHandler",
     "RampUpHandler",
     "RandomStreamsHandler",
