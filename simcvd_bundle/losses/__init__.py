@@ -10,6 +10,7 @@ from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
 from simcvd_bundle.losses.mutual import MutualConsistencyLoss
 from simcvd_bundle.losses.pyramid import PyramidConsistencyLoss
+from simcvd_bundle.losses.regions import RegionSegmentationLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
 from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
 from simcvd_bundle.losses.task_consistency import TaskConsistencyLoss
@@ -26,6 +27,7 @@ __all__ = [
     "MutualConsistencyLoss",
     "PairwiseDistillationLoss",
     "PyramidConsistencyLoss",
+    "RegionSegmentationLoss",
     "SegmentationLoss",
     "SignedDistanceLoss",
     "TaskConsistencyLoss",

@@ -41,8 +41,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "head_pool_size fast_max_voxels lr_step num_labeled",
     ),
     "an integer of at least 0": (
-        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed "
-        "rampup_length",
+        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers seed rampup_length",
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,
@@ -55,7 +54,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a number from 0 to 1, 1 excluded": (
         lambda value: _is_number(value) and 0 <= value < 1, "ema_decay head_dropout",
     ),
-    "a number from 0 to 1": (lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob"),
+    "a number from 0 to 1": (
+        lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob foreground_prob",
+    ),
     "three integers of at least 1": (
         lambda value: isinstance(value, list) and [type(v) is int and v >= 1 for v in value] == [True] * 3,
         "patch_size window_stride",
@@ -183,7 +184,7 @@ def running_config() -> dict[str, Any]:
 FREE = (
     "bundle_root", "output_dir", "ckpt_dir", "cache_dir", "dataset_dir", "datalist", "train::dataset::data",
     "resume", "pretrained", "device", "rank", "world_size", "backend", "join", "network", "projection_head",
-    "num_workers", "validation_workers", "iterations", "train::trainer::max_epochs",
+    "num_workers", "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
     "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "finalize",
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",

