@@ -76,7 +76,7 @@ def retrieval(
     for views, model, head in zip((inferer.student_views, inferer.teacher_views), models, heads, strict=True):
         view = seen_through(views, {"unlabeled": images})["unlabeled"]
         with autocast(images, inferer.precision):
-            output = model(view, return_all=True)._asdict()
+            output = model(view, return_all=True).entries()
         scale, inferer.sdm_scale = inferer.sdm_scale, 0.0 if seen == "X" else inferer.sdm_scale
         slices = inferer.boundary_slices(torch.zeros_like(view) if seen == "SDM" else view, output)
         inferer.sdm_scale = scale

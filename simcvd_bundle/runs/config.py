@@ -15,6 +15,7 @@ from typing import Any
 
 from monai.bundle import ReferenceResolver
 
+from simcvd_bundle.runs.methods import check_method
 from simcvd_bundle.utils.errors import show_root_cause
 
 BASE_CONFIGS = {
@@ -124,7 +125,8 @@ def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> N
     Raises:
         FileNotFoundError: when ``bundle_root`` is no bundle.
         ValueError: with the unknown ids and what they may have been meant to be; or with an id whose value it cannot
-            take, such as the text that MONAI's command line makes of ``false``, which would count as true.
+            take, such as the text that MONAI's command line makes of ``false``, which would count as true; or with what
+            is wrong with the method (``check_method``).
     """
     sys.excepthook = show_root_cause
     configs = Path(bundle_root, "configs")
@@ -153,6 +155,8 @@ def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> N
             f"the ids that can be set are those of configs/{' and configs/'.join(bases)}."
         )
     check_values(config, {name: value for base in bases.values() for name, value in base.items()})
+    if "train.json" in bases and "loss" in config:
+        check_method(config, configs)
 
 
 def grouped_ids(config: Mapping[str, Any]) -> set[str]:

@@ -1,8 +1,10 @@
 """One training step and what surrounds it."""
 
+from simcvd_bundle.training.critic import CriticHandler
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
-from simcvd_bundle.training.mixes import CopyPaste
+from simcvd_bundle.training.mixes import CopyPaste, LabeledCopyPaste
+from simcvd_bundle.training.mixup import Mixup
 from simcvd_bundle.training.panels import PanelsHandler
 from simcvd_bundle.training.pseudo_labels import ArgMax, ClassGuard, Confidence, LargestComponent, Sharpen
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
@@ -17,13 +19,16 @@ __all__ = [
     "ClassGuard",
     "Confidence",
     "CopyPaste",
+    "CriticHandler",
     "FiniteLossHandler",
     "GaussianNoise",
     "GradientClippingHandler",
+    "LabeledCopyPaste",
     "LargestComponent",
     "LogsHandler",
     "LossTermsHandler",
     "MeanTeacherHandler",
+    "Mixup",
     "PanelsHandler",
     "RampUpHandler",
     "RandomStreamsHandler",

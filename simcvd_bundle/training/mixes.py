@@ -83,3 +83,33 @@ class CopyPaste:
             place.append(slice(first, first + length))
         inside[tuple(place)] = True
         return inside
+
+
+class LabeledCopyPaste(CopyPaste):
+    """A box of a labelled patch in another labelled one: the first stage of BCP.
+
+    The first half of the patches gets boxes of the second. Both regions are labelled; ``pseudo`` tells them apart.
+
+    Source: Bai et al., CVPR 2023, arXiv:2305.00673.
+    """
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Mix.
+
+        Args:
+            batch: see ``Mix``; ``image``, ``label`` and ``sdm``, which tells the number of classes, of ``labeled``.
+
+        Returns:
+            As ``CopyPaste``, of ``B // 2`` patches.
+        """
+        image, label = batch["labeled"]["image"], batch["labeled"]["label"]
+        pairs = len(image) // 2
+        if pairs == 0:
+            raise ValueError("LabeledCopyPaste needs two labelled patches: set labeled_batch_size to at least 2.")
+        soft_label = one_hot(label, batch["labeled"]["sdm"].shape[1])
+        inside = self._draw_box(label[:pairs])
+        return {
+            "image": torch.where(inside, image[pairs : 2 * pairs], image[:pairs]),
+            "soft_label": torch.where(inside, soft_label[pairs : 2 * pairs], soft_label[:pairs]),
+            "pseudo": inside,
+        }

@@ -21,7 +21,9 @@ CONFIGS = ROOT / "configs"
 DATA, METHODS, ABLATIONS = (
     ["", *sorted(p.name for p in CONFIGS.glob(f"{kind}_*.json"))] for kind in ("data", "method", "ablation")
 )
-ALL = list(itertools.product(DATA, METHODS, ABLATIONS))
+OURS = ("", "method_mean_teacher.json", "method_supervised.json")
+"""Methods that weigh SimCVD's terms, so that its ablations mean something to them."""
+ALL = [c for c in itertools.product(DATA, METHODS, ABLATIONS) if c[1] in OURS or not c[2]]
 SINGLE = [combination for combination in ALL if combination.count("") >= 2]
 MULTIPLE = [combination for combination in ALL if combination.count("") < 2]
 PLAIN = ("labeled_batch_size", "unlabeled_batch_size", "boundary_map", "head_pool_size", "patch_size", "iterations")

@@ -453,6 +453,54 @@ def test_a_time_without_terms_is_an_error() -> None:
         loss({}, {})
 
 
+def test_a_term_of_several_streams_gets_their_patches_together() -> None:
+    """Entries that all of them have; targets too, and the ramp."""
+    seen: dict[str, Any] = {}
+
+    class Remember(nn.Module):
+        def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+            seen.update(pred=pred, target=target)
+            return pred["logits"].sum()
+
+    pred, target = prediction()
+    loss = WeightedTerms(
+        {"both": {"loss": Remember(), "stream": ["labeled", "unlabeled"], "weight": 1, "ramped": True}}
+    )
+    loss.ramp = 0.25
+    assert loss.current_streams() == {"labeled", "unlabeled"}
+    loss(pred, {**target, "unlabeled": {"label": torch.zeros(3, 1, 4, 4, 2)}})
+    assert seen["pred"].keys() == {"logits", "sdm", "features", "ramp"}
+    assert torch.equal(seen["pred"]["sdm"], torch.cat([pred[stream]["sdm"] for stream in ("labeled", "unlabeled")]))
+    assert float(seen["pred"]["ramp"]) == 0.25
+    assert seen["target"].keys() == {"label"}
+    assert len(seen["target"]["label"]) == NUM_LABELED + 3
+    with pytest.raises(ValueError, match=r"'labeled' and 'unlabeled'.*unlabeled_batch_size to at least 1"):
+        loss({"labeled": pred["labeled"]}, target)
+
+
+@pytest.mark.parametrize(
+    ("entry", "remedy"),
+    [("extra_logits", "network_def extra_decoders"), ("teacher_mean", "teacher_samples to at least")],
+)
+def test_the_remedy_of_a_missing_entry_is_told(entry: str, remedy: str) -> None:
+    class Reads(nn.Module):
+        def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+            return pred[entry]
+
+    with pytest.raises(ValueError, match=f"term mine needs '{entry}' of the stream 'unlabeled'.*{remedy}"):
+        WeightedTerms({"mine": {"loss": Reads(), "stream": "unlabeled", "weight": 1}})(*prediction())
+
+
+def test_a_stream_of_terms_without_weight_costs_nothing() -> None:
+    terms = {
+        name: {"loss": nn.Identity(), "stream": name, "weight": float(name == "labeled")} for name in prediction()[0]
+    }
+    assert WeightedTerms(terms).current_streams() == {"labeled"}
+    assert not WeightedTerms(terms).needs_teacher()
+    assert simcvd().needs_teacher()
+    assert not simcvd(contrastive_weight=0, distillation_weight=0, consistency_weight=0).needs_teacher()
+
+
 def test_info_nce_is_one_direction_of_the_contrast() -> None:
     """Rows of a finite batch; the two directions add up to eq. (3)."""
     student, teacher = (F.normalize(random(6, 8, seed=seed), dim=1) for seed in (0, 1))

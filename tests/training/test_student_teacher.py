@@ -11,7 +11,13 @@ import torch
 from probes import Probe, random
 from torch import Tensor, nn
 
-from simcvd_bundle.losses import BoundaryContrastiveLoss, ConsistencyLoss, PairwiseDistillationLoss, WeightedTerms
+from simcvd_bundle.losses import (
+    BoundaryContrastiveLoss,
+    ConsistencyLoss,
+    EntropyLoss,
+    PairwiseDistillationLoss,
+    WeightedTerms,
+)
 from simcvd_bundle.networks.heads import ProjectionHead
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
@@ -49,10 +55,10 @@ def test_labelled_patches_stay_clean_and_come_first() -> None:
     assert student.seen[0].shape == inputs.shape
     assert teacher.seen[0].shape == (3, 1, 6, 6, 4)
     assert len(student.seen) == len(teacher.seen) == 1  # one pass each
-    for name, output in student.returned[0]._asdict().items():
+    for name, output in student.returned[0].entries().items():
         torch.testing.assert_close(pred["labeled"][name], output[:2])
         torch.testing.assert_close(pred["unlabeled"][name], output[2:])
-    for name, output in teacher.returned[0]._asdict().items():
+    for name, output in teacher.returned[0].entries().items():
         torch.testing.assert_close(pred["unlabeled"][f"teacher_{name}"], output)
 
 
@@ -170,9 +176,9 @@ def test_embeddings_are_those_of_the_view_each_network_saw() -> None:
     """All slices of the unlabelled patches in some order, the same one for student and teacher."""
     inferer, student, teacher = probes()
     pred = inferer(streams(random(4, 1, 3, 3, 5)), student)["unlabeled"]
-    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0]))._asdict()
+    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0].entries().values())).entries()
     own = inferer.boundary_slices(student.seen[0][2:], unlabeled).flatten(1)
-    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0]._asdict()).flatten(1)
+    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0].entries()).flatten(1)
     assert pred["embeddings"].shape == pred["teacher_embeddings"].shape == (2 * 5, 2 * 3 * 3)
     torch.testing.assert_close(by_first_value(pred["embeddings"]), by_first_value(own))
     place = torch.cdist(pred["embeddings"], own).argmin(1)
@@ -221,9 +227,9 @@ def test_unknown_boundary_map_raises() -> None:
         probes(boundary_map="logits")
 
 
-@pytest.mark.parametrize("arguments", [{"sdm_scale": -1.0}, {"num_slices": 0}])
+@pytest.mark.parametrize("arguments", [{"sdm_scale": -1.0}, {"num_slices": 0}, {"teacher_samples": -1}])
 def test_numbers_out_of_range_raise(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="train::inferer: sdm_scale must be at least 0 and num_slices at least 1"):
+    with pytest.raises(ValueError, match="sdm_scale and teacher_samples must be at least 0 and num_slices at least 1"):
         probes(**arguments)
 
 
@@ -274,7 +280,7 @@ def test_a_mix_makes_a_stream_of_labels_views_and_the_teacher() -> None:
     assert set(pred["mixed"]) == {"image", "target"} | STUDENT_KEYS
     (passed,) = student.seen
     assert torch.equal(passed, torch.cat([entries["image"] for entries in pred.values()]))
-    for name, output in student.returned[0]._asdict().items():
+    for name, output in student.returned[0].entries().items():
         torch.testing.assert_close(pred["mixed"][name], output[5:])
 
 
@@ -306,3 +312,27 @@ def test_streams_follow_the_time_of_their_terms() -> None:
     for loss.iteration in (1, 2, 3, 9):
         seen.append(list(inferer(streams(random(5, 1, 4, 4, 4)), student)))
     assert seen == [["labeled"], ["labeled"], ["unlabeled"], ["unlabeled"]]
+
+
+def test_further_passes_of_the_teacher_have_noise_of_their_own() -> None:
+    inferer, _, teacher = probes(teacher_samples=3, precision="float32")
+    pred = inferer(streams(random(4, 1, 4, 4, 4)), Probe())["unlabeled"]
+    assert len(teacher.seen) == 4
+    assert all(not torch.equal(a, b) for a, b in zip(teacher.seen, teacher.seen[1:], strict=False))
+    expected = sum(output.logits.softmax(1) for output in teacher.returned[1:]) / 3
+    torch.testing.assert_close(pred["teacher_mean"], expected)
+    assert teacher.had_grad == [False] * 4
+    torch.testing.assert_close(pred["teacher_logits"], teacher.returned[0].logits)
+
+
+def test_no_teacher_runs_where_no_term_reads_it() -> None:
+    loss = WeightedTerms({
+        "entropy": {"loss": EntropyLoss(), "stream": ["labeled", "unlabeled"], "weight": 0.1},
+        "consistency": {"loss": ConsistencyLoss(), "stream": "unlabeled", "weight": 0},
+    })  # fmt: skip
+    inferer, student, teacher = probes(loss=loss)
+    pred = inferer(streams(random(4, 1, 4, 4, 4)), student)
+    assert teacher.seen == []
+    assert len(student.seen[0]) == 4
+    assert set(pred["unlabeled"]) == {"image"} | STUDENT_KEYS
+    assert float(loss(pred, {})) > 0
