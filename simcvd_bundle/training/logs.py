@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from simcvd_bundle.losses.weighted import WeightedTerms
+from simcvd_bundle.training.progress import ProgressHandler
 
 
 class LossTermsHandler:
@@ -58,8 +59,8 @@ class LossTermsHandler:
 class LogsHandler:
     """Log to the console and TensorBoard; process 0 only.
 
-    A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar; an evaluator's
-    metrics at the end of its run. The TensorBoard file is opened when the engine starts, in the folder that the run has
+    A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar and the expected
+    end; an evaluator's metrics at the end of its run. The TensorBoard file is opened when the engine starts, in the folder that the run has
     prepared by then.
 
     Args:
@@ -91,10 +92,11 @@ class LogsHandler:
         self.started = True
         loss = from_engine(["loss"], first=True)
         settings: dict[str, Any] = {"iteration_log": False}
+        logger = f"simcvd_bundle.{self.name}"
         if self.interval is not None:
             settings = {"iteration_log": self._due, "epoch_log": False, "output_transform": loss}
-            ProgressBar(desc=self.name).attach(engine)
-        StatsHandler(name=f"simcvd_bundle.{self.name}", **settings).attach(engine)
+            ProgressHandler(self.name, logging.getLogger(logger)).attach(engine)
+        StatsHandler(name=logger, **settings).attach(engine)
         TensorBoardStatsHandler(log_dir=self.log_dir, **settings).attach(engine)
 
     def _due(self, engine: Engine, iteration: int) -> bool:
