@@ -80,7 +80,7 @@ class FallingMetric:
             else "it may begin to fit its few labels too closely (overfitting)"
         )
         logger.warning(
-            "The validation of the %s falls: Dice %.3f at iteration %d, after %.3f at iteration %d; %s. If it stays so, "
-            "stop and train with --iterations %d, or label more.",
+            "The validation of the %s falls: Dice %.3f at iteration %d, after %.3f at iteration %d; %s. If it stays "
+            "so, stop and train with --iterations %d, or label more.",
             self.name, value, self.trainer.state.iteration, best, best_iteration, reason, best_iteration,
         )  # fmt: skip

@@ -60,8 +60,8 @@ class LogsHandler:
     """Log to the console and TensorBoard; process 0 only.
 
     A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar and the expected
-    end; an evaluator's metrics at the end of its run. The TensorBoard file is opened when the engine starts, in the folder that the run has
-    prepared by then.
+    end; an evaluator's metrics at the end of its run. The TensorBoard file is opened when the engine starts, in the
+    folder that the run has prepared by then.
 
     Args:
         log_dir: folder of the TensorBoard files.
