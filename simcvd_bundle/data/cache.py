@@ -122,6 +122,18 @@ class DiskCacheDataset(Dataset):
                 "--cache_dir."
             ) from error
 
+    def missing_classes(self) -> list[int]:
+        """Classes without a voxel in any labelled case; none where a file is damaged, which is made anew when drawn."""
+        missing = set(range(1, self.channels[1] + 1))
+        for item, file in zip(self.data, self.files, strict=True):
+            if missing and item.get("label") is not None:
+                try:
+                    label = torch.load(file, mmap=True, weights_only=True)["label"]
+                except Exception:  # whatever a damaged file raises
+                    return []
+                missing -= {number for number in missing if (label == number).any()}
+        return sorted(missing)
+
     def __getitem__(self, index: Any) -> Any:
         """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
         if isinstance(index, SampleIndex):

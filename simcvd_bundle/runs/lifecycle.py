@@ -82,6 +82,12 @@ class Lifecycle:
         network = checkpoint["student"]["network"]
         LatestNetwork(network, self.output_dir, self.checkpoint_interval).attach(trainer)
         self._watch(trainer, evaluators)
+        missing = loader.dataset.missing_classes()
+        if missing:
+            logger.warning(
+                "No labelled training case has a voxel of class %s of class_names, so the network cannot learn it: "
+                "add a label with it, or remove the class.", ", ".join(map(str, missing)),
+            )  # fmt: skip
         with Tracking(self.handlers) as tracking, worker_errors():
             tracking.run(trainer)
             for name, evaluator in evaluators.items():

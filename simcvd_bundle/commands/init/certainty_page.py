@@ -54,12 +54,20 @@ def write_page(
             [_short(file, root), f"{100 * scores[file]:.1f}", str(_mask(file, folder, root).relative_to(folder))]
             for file in ranked
         ])]),
-        curves_section([str(folder / "train")]),
+        _curves(folder / "train"),
     ]  # fmt: skip
     if failed:
         sections.insert(0, Section("Scans without a mask", [failed]))
     with atomically(folder / "report.html") as unfinished:
         unfinished.write_text(to_html(f"First result: {folder.name}", sections), encoding="utf-8")
+
+
+def _curves(run: Path) -> Section:
+    """Loss and validation, where the training was long enough for its log to hold any."""
+    try:
+        return curves_section([str(run)])
+    except (ValueError, FileNotFoundError) as error:
+        return Section("Training curves", [f"Left out: {error}"])
 
 
 def label_next(ranked: Sequence[str], root: str, subject: str | None) -> list[str]:

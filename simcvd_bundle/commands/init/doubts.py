@@ -57,8 +57,8 @@ def _others(scans: Sequence[Scan], grids: Sequence[Grid], intensities: Sequence[
         )
     ranges = np.array([np.percentile(part.sample, [0.5, 99.5]) for part in intensities])
     width = np.maximum(ranges[:, 1:] - ranges[:, :1], 1e-12)
-    shift = np.abs(ranges - np.median(ranges[known], axis=0)).min(1, keepdims=True)  # of the nearer end
-    moved = _apart(np.maximum(shift[known], SHIFT * np.median(width[known])), shift[~known], 1.0)
+    shift = np.abs(ranges - np.median(ranges[known], axis=0)).min(1)  # of the nearer end
+    moved = shift[~known].min() > max(shift[known].max(), SHIFT * float(np.median(width[known])))
     if moved or _apart(width[known], width[~known], OTHER_SCALE):
         ours, theirs = (
             " to ".join(f"{n:.4g}" for n in np.median(part, axis=0)) for part in (ranges[known], ranges[~known])

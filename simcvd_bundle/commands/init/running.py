@@ -153,12 +153,16 @@ def _causes() -> Iterator[None]:
 
 @contextmanager
 def _log(file: Path) -> Iterator[None]:
-    """Write the log to a file too."""
+    """Write what the package logs to a file too, whatever level the caller's log has."""
+    package = logging.getLogger("simcvd_bundle")
+    level = package.level
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger().addHandler(handler)
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        package.removeHandler(handler)
+        package.setLevel(level)
         handler.close()

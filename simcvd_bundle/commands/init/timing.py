@@ -100,7 +100,7 @@ def fit_to_time(
         least = (other_seconds(seconds, work) + EPOCH * seconds.step) / (1 - SPARE) / 3600
         raise ValueError(
             f"--hours {hours:g} is too short: a training step takes {seconds.step:.3g} s here, and all else "
-            f"{other_seconds(seconds, work) / 60:.2g} min. Give at least {least * 1.05:.2g}, or a coarser --spacing. "
+            f"{other_seconds(seconds, work) / 60:.2g} min. Give at least {1.1 * least:.2g}, or a coarser --spacing. "
             "Nothing was written."
         )
     end = datetime.now() + timedelta(hours=hours)
