@@ -120,12 +120,10 @@ class DiskCacheDataset(Dataset):
             idist.barrier()
         labeled = [i for i, item in enumerate(data) if item.get("label") is not None]
         self.pieces: list[dict[int, float]] = [self._read(i)["largest_pieces"] for i in labeled]
-        unseen = set(range(1, num_classes + 1)).difference(*self.pieces)
-        if labeled and unseen and idist.get_rank() == 0:
-            logger.warning(
-                "No labelled training case (of %d) has a voxel of class %s, so it cannot be learnt: label a case that "
-                "shows it, or take it out of class_names.", len(labeled), ", ".join(map(str, sorted(unseen))),
-            )  # fmt: skip
+
+    def missing_classes(self) -> list[int]:
+        """Classes without a voxel in any labelled case."""
+        return sorted(set(range(1, self.channels[1] + 1)).difference(*self.pieces)) if self.pieces else []
 
     def one_piece_classes(self) -> list[int]:
         """Classes that are one piece in every labelled case that has them (``ONE_PIECE``)."""

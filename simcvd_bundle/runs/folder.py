@@ -18,7 +18,7 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
-RUN_FILES = ("checkpoints", "tensorboard", "model.pt")
+RUN_FILES = ("checkpoints", "tensorboard", "latest", "model.pt")
 _locks: dict[Path, IO[str]] = {}
 """Open lock files by folder: closing one would give its lock back."""
 
@@ -43,8 +43,9 @@ def _prepare(folder: Path, ckpt_dir: Path, resume: bool) -> None:
     make_writable(ckpt_dir, "ckpt_dir")
     make_writable(folder, "output_dir")
     lock_folder(folder)
-    for file in (*folder.glob(f"{UNFINISHED}*"), *folder.glob(f"checkpoints/{UNFINISHED}*")):
-        file.unlink()
+    for part in (folder, folder / "checkpoints", folder / "latest"):
+        for file in part.glob(f"{UNFINISHED}*"):
+            file.unlink()
     former = [folder / name for name in RUN_FILES if (folder / name).exists()]
     if former and not resume:
         numbers = (re.fullmatch(r"previous_([0-9]+)", path.name) for path in folder.iterdir())

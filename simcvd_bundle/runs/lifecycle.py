@@ -13,6 +13,7 @@ from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
 from simcvd_bundle.runs.config import RunSettings
 from simcvd_bundle.runs.folder import prepare_folder
 from simcvd_bundle.runs.tracking import Tracking
+from simcvd_bundle.runs.watching import FallingMetric, LatestNetwork
 from simcvd_bundle.runs.weights import export_weights, load_pretrained
 from simcvd_bundle.utils.devices import log_device
 from simcvd_bundle.utils.distributed import from_rank_0
@@ -77,11 +78,19 @@ class Lifecycle:
         }
         folder = f"{self.output_dir}/checkpoints"
         RunCheckpoint(folder, objects, self.checkpoint_interval, resume=self.resume).attach(trainer)
+        network = checkpoint["student"]["network"]
+        LatestNetwork(network, self.output_dir, self.checkpoint_interval).attach(trainer)
+        self._watch(trainer, evaluators)
+        missing = loader.dataset.missing_classes()
+        if missing:
+            logger.warning(
+                "No labelled training case has a voxel of class %s of class_names, so the network cannot learn it: "
+                "add a label with it, or remove the class.", ", ".join(map(str, missing)),
+            )  # fmt: skip
         with Tracking(self.handlers) as tracking, worker_errors():
             tracking.run(trainer)
             for name, evaluator in evaluators.items():
                 self._validate(name, evaluator, trainer)
-            network = checkpoint["student"]["network"]
             weights = from_rank_0(lambda: export_weights(network, self.output_dir, self.ckpt_dir))
             written = Path(self.output_dir, "model.pt")
             tracking.log_files(written)
@@ -100,9 +109,20 @@ class Lifecycle:
             tracking.run(evaluator)
             tracking.log_files(Path(self.output_dir, "per_case.csv"), Path(self.output_dir, "summary.json"))
 
+    def _watch(self, trainer: Trainer, evaluators: Mapping[str, Evaluator]) -> None:
+        """Say what watches the training, and let it say when the validation falls."""
+        watched = {name: evaluator for name, evaluator in evaluators.items() if _cases(evaluator)}
+        for name, evaluator in watched.items():
+            FallingMetric(name, trainer).attach(evaluator)
+        if not watched:
+            logger.info(
+                "No validation cases: nothing tells overfitting or a collapse but %s/latest/panel.png. A section "
+                "`validation` in the datalist of at least one labelled subject does.", self.output_dir,
+            )  # fmt: skip
+
     @staticmethod
     def _validate(name: str, evaluator: Evaluator, trainer: Trainer) -> None:
-        if len(evaluator.data_loader.dataset) == 0:  # type: ignore[union-attr, arg-type]
+        if not _cases(evaluator):
             return
         if evaluator.state.epoch != trainer.state.epoch:
             evaluator.run(trainer.state.epoch)
@@ -112,3 +132,7 @@ class Lifecycle:
             name, trainer.state.iteration, state.metrics[state.key_metric_name], state.best_metric,
             state.best_metric_epoch,
         )  # fmt: skip
+
+
+def _cases(evaluator: Evaluator) -> int:
+    return len(evaluator.data_loader.dataset)  # type: ignore[union-attr, arg-type]

@@ -96,6 +96,15 @@ def _read(path: str) -> Any:
         ) from error
 
 
+def plain_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """What a weights file holds of a network (not of its DDP wrapper): what training alone needs is left out."""
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(EXTRA)
+    }
+
+
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write weights or a checkpoint; equal content gives equal files."""
     # torch names the archive after a file that it opens itself: equal content would give unequal files
@@ -119,11 +128,7 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     Returns:
         Path of the bundle's weights.
     """
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(EXTRA)
-    }
+    weights = plain_weights(network)
     written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
     write_tensors(written, weights)
     if current.resolve() == written.resolve():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
@@ -17,6 +17,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from simcvd_bundle.losses.weighted import WeightedTerms
+from simcvd_bundle.training.progress import ProgressHandler
 
 
 class LossTermsHandler:
@@ -65,10 +66,10 @@ TOGETHER = 10
 class LogsHandler:
     """Log to the console and TensorBoard; process 0 only.
 
-    A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar; an evaluator's
-    metrics at the end of its run. The values stay on the device until ``TOGETHER`` iterations have passed or the epoch
-    ends: MONAI's handlers, fed at every iteration, would let it wait for each value. The TensorBoard file is opened
-    when the engine starts, in the folder that the run has prepared by then.
+    A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar and the expected
+    end; an evaluator's metrics at the end of its run. The values stay on the device until ``TOGETHER`` iterations have
+    passed or the epoch ends: MONAI's handlers, fed at every iteration, would let it wait for each value. The
+    TensorBoard file is opened when the engine starts, in the folder that the run has prepared by then.
 
     Args:
         log_dir: folder of the TensorBoard files.
@@ -97,13 +98,14 @@ class LogsHandler:
         """Open the logs, before the first of an evaluator's runs."""
         if self.handlers:
             return
+        logger = f"simcvd_bundle.{self.name}"
         settings: dict[str, Any] = {"iteration_log": False, "epoch_log": self.interval is None}
         if self.interval is not None:
             settings["output_transform"] = from_engine(["loss"], first=True)
-            ProgressBar(desc=self.name).attach(engine)
+            ProgressHandler(self.name, logging.getLogger(logger)).attach(engine)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=TOGETHER) | Events.EPOCH_COMPLETED, self.write)
-        self.handlers.append(StatsHandler(name=f"simcvd_bundle.{self.name}", **settings))
+        self.handlers.append(StatsHandler(name=logger, **settings))
         self.handlers.append(TensorBoardStatsHandler(log_dir=self.log_dir, **settings))
         for handler in self.handlers:
             handler.attach(engine)

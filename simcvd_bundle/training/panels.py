@@ -1,14 +1,16 @@
-"""Images of the validation in TensorBoard."""
+"""Images of the networks' state, in TensorBoard and as a file."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from matplotlib.image import imsave
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.utils import eval_mode
@@ -16,14 +18,18 @@ from monai.transforms import ResampleToMatch, rescale_array
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.networks.vnet import split_output
+from simcvd_bundle.utils.atomic import atomically
 
 
 class PanelsHandler:
     """Show one axial slice of the first validation case: image, label, masks of student and teacher, the student's SDM.
+
+    Without validation cases it is the first labelled training case. After the first epoch and then at every
+    ``interval`` the panel goes to ``output_dir/tensorboard`` and replaces ``output_dir/latest/panel.png``.
 
     The slice is the one with the largest label. Grey values: image from its minimum to its maximum, classes from 0 to
     ``num_classes``, SDM from -1 (inside) to 1; of several classes' SDMs the smallest. MONAI's
@@ -37,34 +43,44 @@ class PanelsHandler:
         student: network.
         teacher: network of the same form.
         num_classes: number of foreground classes.
-        log_dir: folder of the TensorBoard files.
+        output_dir: folder of the run.
         interval: epochs between two panels.
+        training: items of the training, of which one is shown where there is no validation case.
     """
 
     def __init__(
-        self, dataset: Dataset[Mapping[str, Any]], inferer: Inferer, student: nn.Module, teacher: nn.Module,
-        num_classes: int, log_dir: str, interval: int = 1,
+        self, dataset: CheckedDataset, inferer: Inferer, student: nn.Module, teacher: nn.Module,
+        num_classes: int, output_dir: str, interval: int = 1, training: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
         self.dataset = dataset
+        self.name = "validation"
+        if len(dataset) == 0:
+            self.dataset = copy.copy(dataset)
+            self.dataset.data = [item for item in training if item.get("label") is not None][:1]
+            self.name = "training case"
         self.inferer = copy.copy(inferer)
         self.inferer.with_sdm = True  # type: ignore[attr-defined]
         self.networks = student, teacher
         self.num_classes = num_classes
-        self.log_dir = log_dir
+        self.output_dir = Path(output_dir)
         self.interval = interval
         self.writer: SummaryWriter | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer; process 0 only."""
-        if idist.get_rank() == 0 and len(self.dataset) > 0:  # type: ignore[arg-type]
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        if idist.get_rank() == 0 and len(self.dataset) > 0:
+            due = Events.EPOCH_COMPLETED(event_filter=lambda _, epoch: epoch == 1 or epoch % self.interval == 0)
+            engine.add_event_handler(due, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the panel of this epoch."""
         if self.writer is None:  # one file for all panels: a reader that watches the folder leaves older files
-            self.writer = SummaryWriter(self.log_dir)
-        self.writer.add_image("validation", self.panel(), engine.state.epoch)
+            self.writer = SummaryWriter(str(self.output_dir / "tensorboard"))
+        panel = self.panel()
+        self.writer.add_image(self.name, panel, engine.state.epoch)
         self.writer.flush()
+        with atomically(self.output_dir / "latest" / "panel.png", durable=False) as unfinished:
+            imsave(unfinished, panel[0].numpy(), cmap="gray", vmin=0, vmax=1)
 
     def panel(self) -> Tensor:
         """The five tiles side by side, ``(1, W, 5 * H + 4)``, float32 in [0, 1]; x to the right, y down."""

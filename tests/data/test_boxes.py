@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -83,16 +82,10 @@ def test_unlabelled_cases_have_no_centre(case: dict[str, str]) -> None:
     assert all(list(dataset[SampleIndex(0, seed)]["image"].shape[1:]) == [24, 24, 18] for seed in range(5))
 
 
-def test_a_class_without_a_voxel_in_any_labelled_case_is_named(
-    case: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="simcvd_bundle.data.cache"):
-        make(case, "two", 0.5)
-        make(case, "four", 0.5, num_classes=4)
-    assert [record.message for record in caplog.records if record.name == "simcvd_bundle.data.cache"] == [
-        "No labelled training case (of 1) has a voxel of class 3, 4, so it cannot be learnt: label a case that shows "
-        "it, or take it out of class_names."
-    ]
+def test_classes_without_a_voxel_in_any_labelled_case(case: dict[str, str]) -> None:
+    assert make(case, "two", 0.5).missing_classes() == []
+    assert make(case, "four", 0.5, num_classes=4).missing_classes() == [3, 4]
+    assert make({"image": case["image"]}, "none", 0.5).missing_classes() == []
 
 
 @pytest.mark.parametrize(("prob", "patch"), [(1.1, PATCH), (-0.1, PATCH), (0.5, None)])

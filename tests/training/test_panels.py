@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Run
 from ignite.engine import Engine
+from monai.data import Dataset
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -34,11 +35,11 @@ class Threshold(nn.Module):
         return VNetOutput(torch.cat([1 - above, above], 1), 1 - 2 * above, x)
 
 
-def shown(file: Path) -> list[tuple[int, np.ndarray]]:
+def shown(file: Path, name: str = "validation") -> list[tuple[int, np.ndarray]]:
     """Epoch and grey values of every panel in a TensorBoard file."""
     events = EventAccumulator(str(file))
     events.Reload()
-    images = events.Images("validation") if "validation" in events.Tags()["images"] else []
+    images = events.Images(name) if name in events.Tags()["images"] else []
     return [(e.step, np.asarray(Image.open(io.BytesIO(e.encoded_image_string)).convert("L"))) for e in images]
 
 
@@ -48,17 +49,18 @@ def test_the_panel_shows_the_slice_with_the_largest_label(tmp_path: Path) -> Non
     label[0, 0, 0, 2] = 1.0
     networks = {"student": Threshold(0.5), "teacher": Threshold(0.8).train()}
     inferer = WindowInferer((*TILE, 3), (*TILE, 3))
-    data: Any = [{"image": image, "label": label}]
+    data: Any = Dataset([{"image": image, "label": label}])
     handler = PanelsHandler(data, inferer, networks["student"], networks["teacher"], 1, str(tmp_path))
     assert not inferer.with_sdm  # the validation's own inferer stays as it is
     engine = Engine(lambda engine, batch: None)
     handler.attach(engine)
     engine.run([0], max_epochs=2)
     assert networks["teacher"].training
-    (file,) = tmp_path.iterdir()
+    (file,) = (tmp_path / "tensorboard").iterdir()
     (first, panel), (second, _) = shown(file)
     assert (first, second) == (1, 2)
     assert panel.shape == (TILE[1], 5 * TILE[0] + 4)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "latest" / "panel.png").convert("L")), panel)
     tiles = [panel[:, (TILE[0] + 1) * n : (TILE[0] + 1) * n + TILE[0]] for n in range(5)]
     assert (panel[:, [6, 13, 20, 27]] == 255).all()
     x_y = [sorted(map(tuple, np.argwhere(tile.T > 127).tolist())) for tile in tiles]
@@ -66,11 +68,18 @@ def test_the_panel_shows_the_slice_with_the_largest_label(tmp_path: Path) -> Non
     np.testing.assert_array_equal(tiles[4] == 0, tiles[2] == 255)  # the student's SDM: -1 inside
 
 
-def test_a_training_writes_a_panel_a_validation(run_bundle: Run, tmp_path: Path) -> None:
-    run_bundle("train.json", iterations=4, class_names={"1": "left", "2": "right"})
-    panels = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file)]
-    assert sorted(epoch for epoch, _ in panels) == [2, 4]
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_training_writes_a_panel_soon_and_at_every_validation(
+    run_bundle: Run, tmp_path: Path, validation: bool
+) -> None:
+    """Without validation cases of a labelled training case: the unlabelled ones come first in no list."""
+    none = {} if validation else {"validate::dataset::data": []}
+    run_bundle("train.json", iterations=4, class_names={"1": "left", "2": "right"}, **none)
+    name = "validation" if validation else "training case"
+    panels = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file, name)]
+    assert sorted(epoch for epoch, _ in panels) == [1, 2, 4]
     assert panels[0][1].shape == (20, 5 * 24 + 4)
+    assert (tmp_path / "run" / "latest" / "panel.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,7 @@ def test_image_and_label_lie_on_each_other_on_another_grid(
 ) -> None:
     """The image is the label plus noise, so bright voxels are those of the label, wherever the grid puts them."""
     run_bundle("train.json", **grid)
-    ((_, panel),) = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file)]
+    (*_, (_, panel)) = [panel for file in (tmp_path / "run" / "tensorboard").iterdir() for panel in shown(file)]
     height, width = shape
     assert panel.shape == (height, 5 * width + 4)
     image, label = (panel[:, (width + 1) * n : (width + 1) * n + width].astype(float) for n in range(2))

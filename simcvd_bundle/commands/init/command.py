@@ -13,18 +13,24 @@ from fire.decorators import SetParseFns
 from tqdm import tqdm
 
 from simcvd_bundle.commands.arguments import parse_list
+from simcvd_bundle.commands.init.doubts import doubts
 from simcvd_bundle.commands.init.finding import Scan, find_scans
 from simcvd_bundle.commands.init.inspecting import Intensities, read_intensities
 from simcvd_bundle.commands.init.naming import choose_names, names_of_index
 from simcvd_bundle.commands.init.planning import plan
+from simcvd_bundle.commands.init.rules import choose_foreground_prob
+from simcvd_bundle.commands.init.running import LOG, MASKS, PAGE, TRAIN, is_unfinished, train_and_segment
 from simcvd_bundle.commands.init.sections import split, without_empty
 from simcvd_bundle.commands.init.summary import describe, label_notes
+from simcvd_bundle.commands.init.timing import fit_to_time, training_files, work_of
 from simcvd_bundle.data.names import stem
 from simcvd_bundle.data.reading import Grid, open_channels, open_label
 from simcvd_bundle.utils.atomic import atomically
 
 MAX_PATCH_VOXELS = 80**3
 """Half of the paper's patch of 112 x 112 x 80, for a laptop."""
+ITERATIONS = 6000
+"""The paper's, where no time was given."""
 
 
 def init(
@@ -38,16 +44,20 @@ def init(
     subject: str | None = None,
     num_labeled: int | None = None,
     test: int = 0,
-    validation: int = 0,
+    validation: int | None = None,
     seed: int = 0,
     spacing: Sequence[float] | None = None,
     max_patch_voxels: int = MAX_PATCH_VOXELS,
+    hours: float | None = None,
+    train: bool = False,
     keep_empty_labels: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Look at a folder of images and labels; write dataset.json and data_NAME.json, which train at once.
 
     Images are neither moved nor changed. What was found and assumed is printed; the rules are in docs/own_data.md.
+    With train it goes on to masks of all unlabelled scans and a page, in a folder NAME_run_N of its own beside the
+    overlay; the same command continues a run that was interrupted.
 
     Args:
         folder: images and labels: NIfTI, NRRD, MetaImage, folders of DICOM files.
@@ -61,17 +71,27 @@ def init(
         subject: regular expression that finds the subject in a file's path, to keep its scans on one side of a split.
         num_labeled: train with the labels of the first n labelled scans only.
         test: number of labelled subjects to hold out for the test.
-        validation: number of labelled subjects to hold out for validation during training.
+        validation: number of labelled subjects to hold out for validation during training; by default one of at least
+            five, and none of fewer or with num_labeled.
         seed: seed of the draw of these subjects.
         spacing: voxel size in mm to resample to instead of what the rules say, as "[1,1,3]"; coarser is faster.
         max_patch_voxels: voxels of a patch at most; memory of the training is proportional.
+        hours: time for training and masks; a step is measured here, and iterations (and, if few fit, a smaller patch)
+            chosen by it.
+        train: train and segment now.
         keep_empty_labels: train with labels that are 0 everywhere instead of taking the scan as unlabelled.
         overwrite: replace files that an earlier run wrote.
     """
     root, target = Path(folder), Path(output_dir or folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder: give the folder of images and labels.")
+    if hours is not None and not hours > 0:
+        raise ValueError(f"--hours is {hours}, but must be a number above 0.")
     paths = target / "dataset.json", target / f"data_{name}.json"
+    if train and not overwrite and all(map(Path.is_file, paths)) and is_unfinished(paths[1]):
+        print(f"continued   the run that was interrupted (--overwrite True looks at {root} again and starts anew)")
+        _train(paths[1], subject)
+        return
     for path in paths:
         if path.exists() and not overwrite:
             raise FileExistsError(
@@ -93,13 +113,14 @@ def init(
     if target.resolve() != root.resolve():  # else there is none, or it is replaced
         names[root / "dataset.json"] = names_of_index(root / "dataset.json")
     classes, said = choose_names(values, names, class_names)
-    sections, notes = split(root, scans, subject, num_labeled, test, validation, seed)
+    sections, notes = split(root, scans, intensities, subject, num_labeled, test, validation, seed)
     seen = {root / item["label"] for item in sections["training"][:num_labeled] if "label" in item}
-    foreground = [part.foreground for scan, part in zip(scans, intensities, strict=True) if scan.label in seen]
-    overlay, reasons = plan(
-        grids, [part.sample for part in intensities], np.concatenate(foreground), in_channels, max_patch_voxels, spacing
-    )
-    overlay = {
+    trained = [part for scan, part in zip(scans, intensities, strict=True) if scan.label in seen]
+    foreground = np.concatenate([part.foreground for part in trained])
+    geometry = grids, [part.sample for part in intensities], foreground, in_channels
+    foreground_prob, why_foreground = choose_foreground_prob([part.values for part in trained])
+    items, work = work_of(sections, root, num_labeled)
+    head = {
         "dataset_dir": str(root.resolve()),
         **({} if target.resolve() == root.resolve() else {"datalist": str(paths[0].resolve())}),
         **({} if num_labeled is None else {"num_labeled": num_labeled}),
@@ -107,9 +128,17 @@ def init(
         **({} if values == list(range(1, len(values) + 1)) else
            {"label_values": {str(value): index for index, value in enumerate(values, 1)}}),
         **({} if in_channels == 1 else {"in_channels": in_channels}),
-        **overlay,
-        "iterations": 6000,
     }  # fmt: skip
+
+    def planned(max_voxels: int) -> tuple[dict[str, Any], dict[str, str]]:
+        chosen, reasons = plan(*geometry, max_voxels, spacing)
+        chosen |= {"foreground_prob": foreground_prob} if foreground_prob else {}
+        return {**head, **chosen, "iterations": ITERATIONS}, reasons | {"foreground": why_foreground}
+
+    if hours is None:
+        overlay, reasons = planned(max_patch_voxels)
+    else:
+        overlay, reasons = fit_to_time(hours, planned, max_patch_voxels, items, work)
     content = {
         "name": name,
         "description": f"found by simcvd_bundle init in {root.resolve().name}",
@@ -121,7 +150,16 @@ def init(
         with atomically(path) as unfinished:
             unfinished.write_text(_json(part) + "\n", encoding="utf-8")
     notes = [*label_notes(intensities, labeled, values, classes), *said, *empty, *notes]
-    print(describe(grids, intensities, reasons, notes, paths, in_channels))
+    notes += doubts(scans, grids, intensities)
+    print(describe(grids, intensities, reasons, notes, paths, in_channels, training_files(items)))
+    if train:
+        _train(paths[1], subject)
+
+
+def _train(overlay: Path, subject: str | None) -> None:
+    folder = train_and_segment(overlay, subject)
+    print(f"masks       {folder / MASKS}\npage        {folder / PAGE}\nnetwork     {folder / TRAIN / 'model.pt'}")
+    print(f"log         {folder / LOG}")
 
 
 def _inspect(scans: Sequence[Scan], in_channels: int) -> tuple[list[Grid], list[Intensities]]:

@@ -18,12 +18,16 @@ SLAB_VOXELS = 2**24
 
 @dataclass
 class Intensities:
-    """Sampled voxels of a scan (first channel) and, if labelled, of its foreground; counts and names of the values."""
+    """Sampled voxels of a scan (first channel) and, if labelled, of its foreground; counts and names of the values.
+
+    ``occupied`` says for each axis which slices across it hold foreground.
+    """
 
     sample: np.ndarray
     foreground: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     values: Counter[int] = field(default_factory=Counter)
     names: dict[int, str] = field(default_factory=dict)
+    occupied: tuple[np.ndarray, ...] = ()
 
 
 def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Intensities:
@@ -39,6 +43,7 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
     samples: list[np.ndarray] = []
     foreground: list[np.ndarray] = []
     shape = image.grid.shape
+    occupied = [np.zeros(size, bool) for size in shape]
     scan_slab, label_slab = _slab_reader(image), None if label is None else _slab_reader(label)
     for first, last in _slabs(shape, label is None):
         values = scan_slab(first, last)[..., 0].astype(np.float32)
@@ -48,12 +53,17 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
             classes = as_integers(label_slab(first, last)[..., 0], label.path)
             found, counts = np.unique(classes, return_counts=True)
             result.values.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-            foreground.append(_draw(values[classes != 0], SAMPLES, random))
+            inside = classes != 0
+            foreground.append(_draw(values[inside], SAMPLES, random))
+            occupied[0] |= inside.any((1, 2))
+            occupied[1] |= inside.any((0, 2))
+            occupied[2][first:last] = inside.any((0, 1))
     result.sample = np.concatenate(samples)
     if not np.isfinite(result.sample).all():
         raise ValueError(f"{image.path} holds NaN or infinite voxels: replace them.")
     if label is not None:
         result.names = {value: name for value, name in label.value_names.items() if result.values[value]}
+        result.occupied = tuple(occupied)
         result.foreground = _draw(np.concatenate(foreground), SAMPLES, random)
     return result
 

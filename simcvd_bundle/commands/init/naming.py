@@ -37,7 +37,8 @@ def choose_names(values: Sequence[int], found: Names, given: Sequence[str] | Non
         raise ValueError(f"The labels hold {len(values)} values: is one of them an image? --labels PATTERN says which.")
     if given is not None and (len(given) != len(values) or len(set(given)) < len(given)):
         raise ValueError(
-            f"class_names are {list(given)}, but the labels hold the values {list(values)}: a name for each."
+            f"class_names are {list(given)}, but the labels hold the values {list(values)}: a name for each, all "
+            "different. A class that no label shows cannot be learnt."
         )
     first: dict[tuple[int, str], tuple[str, Path]] = {}
     for path, names in found.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ CT_AIR = -500.0
 """A scan of integers that goes below is CT in Hounsfield units: air is -1000, while MRI is not negative."""
 CLIP_PERCENTILES = (0.5, 99.5)
 """Of the foreground's intensities: the range of a CT (nnU-Net's)."""
+LITTLE_FOREGROUND = 0.05
+"""Mean fraction of a class in the labelled scans below which patches are drawn around it: on the left atrium (3.6 to 19
+% of the voxels) random ones find the organ, of the parts of a heart in whole slices (1 to 2 %) too few do."""
+FOREGROUND_PROB = 0.5
+"""How many of the labelled patches then are (tried on ACDC)."""
 MUCH_ZERO = 0.25
 """Fraction of voxels that are exactly 0 from which they count as masked out (nnU-Net's, by volume of the crop)."""
 
@@ -172,3 +177,24 @@ def choose_normalization(
         content = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True, "nonzero": True}
         return content, f"no CT, {100 * zero:.0f} % of the voxels are 0: each scan z-scored over its other voxels"
     return None, "no CT: each scan (and channel) z-scored"
+
+
+def choose_foreground_prob(values: Sequence[Mapping[int, int]]) -> tuple[float, str]:
+    """How often a labelled patch is drawn around a voxel of a class, by the class that fills least.
+
+    Args:
+        values: number of voxels by label value of each labelled scan that trains; 0 is background.
+
+    Returns:
+        Content of the id ``foreground_prob``, and the reason.
+    """
+    shares = [{value: count / sum(scan.values()) for value, count in scan.items()} for scan in values]
+    classes = {value for scan in shares for value in scan} - {0}
+    least = min((float(np.mean([scan.get(value, 0) for scan in shares])) for value in classes), default=1.0)
+    text = f"the smallest class fills {100 * least:.2g} % of a labelled scan on average"
+    if least < LITTLE_FOREGROUND:
+        return (
+            FOREGROUND_PROB,
+            f"{text}: {100 * FOREGROUND_PROB:.0f} % of the labelled patches around a voxel of a class",
+        )
+    return 0, f"{text}: labelled patches lie anywhere"

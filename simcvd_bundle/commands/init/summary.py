@@ -33,7 +33,7 @@ def label_notes(
 
 def describe(
     grids: Sequence[Grid], intensities: Sequence[Intensities], reasons: dict[str, str], notes: Sequence[str],
-    paths: Sequence[Path], in_channels: int,
+    paths: Sequence[Path], in_channels: int, configs: Sequence[str],
 ) -> str:  # fmt: skip
     """The report as text."""
     spacings = Counter(" x ".join(f"{size:.3g}" for size in grid.spacing) for grid in grids)
@@ -52,5 +52,6 @@ def describe(
     found = "\n".join(f"{title:<12}{text}" for title, text in lines.items())
     chosen = "\n".join(f"{title:<12}{text}" for title, text in reasons.items())
     said = "\n".join(f"- {note}" for note in notes)
-    train = f"python -m monai.bundle run training --config_file \"['configs/train.json','{paths[1]}']\""
+    files = ",".join(f"'{file}'" for file in (*(f"configs/{Path(name).name}" for name in configs), paths[1]))
+    train = f'python -m monai.bundle run training --config_file "[{files}]"'
     return f"{found}\n{said}\nchosen\n{chosen}\nwritten     {paths[0]}\n            {paths[1]}\ntrain       {train}"

@@ -116,15 +116,15 @@ def load_case(files: CaseFiles) -> Volumes:
             f"{files.seg} is missing: repeat the evaluation with --save_predictions True, or segment {files.image} "
             f"with configs/inference.json and output_dir {files.seg.parent}."
         )
-    label = _read(files.label)
-    pred = _read(files.seg)
+    label = read_turned(files.label)
+    pred = read_turned(files.seg)
     if pred.shape[1:] != label.shape[1:]:
         raise ValueError(f"{files.seg} has shape {tuple(pred.shape[1:])}, its label {tuple(label.shape[1:])}.")
     return Volumes(
-        image=_read(files.image)[0].numpy(),
+        image=read_turned(files.image)[0].numpy(),
         label=label[0].numpy().round().astype(int),
         pred=pred[0].numpy().round().astype(int),
-        sdm=_read(files.sdm)[0].numpy() if files.sdm.is_file() else None,
+        sdm=read_turned(files.sdm)[0].numpy() if files.sdm.is_file() else None,
         spacing_mm=tuple(float(size) for size in label.pixdim),
     )
 
@@ -163,7 +163,7 @@ def draw_planes(case: Volumes) -> dict[str, str]:
     return images
 
 
-def _read(path: str | Path) -> Any:
+def read_turned(path: str | Path) -> Any:
     """An image with its channels first and its axes turned to right, anterior, superior."""
     return Orientation("RAS", labels=None)(read_scan(path))
 
@@ -191,7 +191,8 @@ def _draw(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) ->
 
 
 def _contour(axes: Any, mask: np.ndarray, color: str, line: str) -> None:
-    axes.contour(mask, levels=[0.5], colors=[color], linestyles=[line], linewidths=[1.4])
+    if mask.any():
+        axes.contour(mask, levels=[0.5], colors=[color], linestyles=[line], linewidths=[1.4])
 
 
 def describe_colors(case: Volumes, class_names: list[str]) -> str:

@@ -1,6 +1,5 @@
 """Box plots, curves and error bars as SVG images.
 
-matplotlib is imported by this module and `cases` only, which the command imports when it runs.
 Figures are made without pyplot: no global state, no window system.
 """
 
