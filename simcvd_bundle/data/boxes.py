@@ -2,57 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from monai.utils import convert_to_tensor
 from torch import Tensor
-
-MOST_POSITIONS = 4096
-"""Voxels kept of a class: enough that their choice does not matter, 24 KiB a class."""
-
-
-def class_positions(label: Tensor, num_classes: int) -> dict[int, Tensor]:
-    """Voxels of each class of a label, found once when the case is cached.
-
-    MONAI's ``RandCropByLabelClassesd`` searches the label for every sample, or keeps the indices of all voxels.
-
-    Args:
-        label: ``(1, H, W, D)``, class indices.
-        num_classes: number of foreground classes ``C``.
-
-    Returns:
-        By class ``(n, 3)``, int32, at most ``MOST_POSITIONS`` drawn at random; classes without a voxel are left out.
-    """
-    volume = convert_to_tensor(label, track_meta=False)[0].numpy()
-    random = np.random.default_rng(0)
-    positions = {}
-    for index in range(1, num_classes + 1):
-        voxels = np.flatnonzero(volume == index)
-        if len(voxels):
-            chosen = random.choice(voxels, min(len(voxels), MOST_POSITIONS), replace=False)
-            positions[index] = torch.from_numpy(np.stack(np.unravel_index(chosen, volume.shape), 1).astype(np.int32))
-    return positions
-
-
-def draw_position(positions: Mapping[int, Tensor], prob: float, seed: int | None) -> tuple[int, ...] | None:
-    """With probability ``prob`` a voxel of one of the classes, each as likely as the others.
-
-    Args:
-        positions: of ``class_positions``; without any there is no voxel to draw.
-        prob: probability.
-        seed: seed of the sample; its draws are none of those of other transforms.
-
-    Returns:
-        The voxel, or ``None``.
-    """
-    random = np.random.default_rng(None if seed is None else [seed, 1])
-    if not positions or random.random() >= prob:
-        return None
-    voxels = positions[sorted(positions)[random.integers(len(positions))]]
-    return tuple(voxels[random.integers(len(voxels))].tolist())
 
 
 def random_box(shape: Sequence[int], region: Sequence[int], seed: int | None) -> list[slice]:
@@ -84,9 +38,3 @@ def box_around(position: Sequence[int], patch_size: Sequence[int], shape: Sequen
 def cut(item: Mapping[str, Any], box: Sequence[slice]) -> dict[str, Any]:
     """The box of all volumes ``(channels, H, W, D)`` of an item, still memory-mapped."""
     return {key: value[:, *box] if isinstance(value, Tensor) else value for key, value in item.items()}
-
-
-def without_voxels(cases: Iterable[Mapping[int, Tensor]], num_classes: int) -> list[int]:
-    """Classes that none of the cases has a voxel of."""
-    found: set[int] = set().union(*cases)
-    return sorted(set(range(1, num_classes + 1)) - found)

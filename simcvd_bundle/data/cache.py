@@ -26,15 +26,18 @@ from tqdm import tqdm
 import simcvd_bundle
 from simcvd_bundle.data import reading
 from simcvd_bundle.data.batches import SampleIndex
-from simcvd_bundle.data.boxes import box_around, class_positions, cut, draw_position, random_box, without_voxels
+from simcvd_bundle.data.boxes import box_around, cut, random_box
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
+from simcvd_bundle.data.foreground import class_positions, draw_position, largest_pieces
 from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = "class_positions"
-"""Key of a cached case's voxels by class (``class_positions``)."""
+FOREGROUND = ("class_positions", "largest_pieces")
+"""Keys of what a cached case holds besides its volumes."""
+ONE_PIECE = 0.95
+"""Share of a class's voxels in its largest piece from which it counts as one piece; the rest is the label's noise."""
 
 
 class DiskCacheDataset(Dataset):
@@ -116,12 +119,18 @@ class DiskCacheDataset(Dataset):
                     raise_all(list(tqdm(done, "caching cases", len(missing), disable=hidden)))
             idist.barrier()
         labeled = [i for i, item in enumerate(data) if item.get("label") is not None]
-        missing = without_voxels((self._read(i)[POSITIONS] for i in labeled), num_classes) if labeled else []
-        if missing and idist.get_rank() == 0:
+        self.pieces: list[dict[int, float]] = [self._read(i)["largest_pieces"] for i in labeled]
+        unseen = set(range(1, num_classes + 1)).difference(*self.pieces)
+        if labeled and unseen and idist.get_rank() == 0:
             logger.warning(
                 "No labelled training case (of %d) has a voxel of class %s, so it cannot be learnt: label a case that "
-                "shows it, or take it out of class_names.", len(labeled), ", ".join(map(str, missing)),
+                "shows it, or take it out of class_names.", len(labeled), ", ".join(map(str, sorted(unseen))),
             )  # fmt: skip
+
+    def one_piece_classes(self) -> list[int]:
+        """Classes that are one piece in every labelled case that has them (``ONE_PIECE``)."""
+        several = {index for case in self.pieces for index, share in case.items() if share < ONE_PIECE}
+        return sorted(set().union(*self.pieces) - several)
 
     @staticmethod
     def _made(folder: Path) -> Path:
@@ -133,7 +142,8 @@ class DiskCacheDataset(Dataset):
         case = CheckedDataset([self.data[index]], deepcopy(self.transform), *self.channels)
         item = case.prepared(0, end=self.first_random)
         if item.get("label") is not None:
-            item = {**item, POSITIONS: class_positions(item["label"], self.channels[1])}
+            found = class_positions(item["label"]), largest_pieces(item["label"])
+            item = {**item, **dict(zip(FOREGROUND, found, strict=True))}
         try:
             with atomically(self.files[index], durable=False) as file:
                 torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
@@ -162,7 +172,8 @@ class DiskCacheDataset(Dataset):
 
     def _transform(self, index: int, seed: int | None = None) -> Any:
         item = self._read(index)
-        position = draw_position(item.pop(POSITIONS, {}), self.foreground_prob, seed)
+        positions, _ = (item.pop(key, {}) for key in FOREGROUND)
+        position = draw_position(positions, self.foreground_prob, seed)
         if position is not None and self.patch_size is not None:
             item = cut(item, box_around(position, self.patch_size, item["image"].shape[1:]))
         elif self.region is not None:

@@ -73,21 +73,32 @@ class Sharpen:
 
 
 class LargestComponent:
-    """Of each class in each patch keep the largest piece, make the others background (BCP, Bai et al., CVPR 2023).
+    """Of classes in each patch keep the largest piece, make the others background (BCP, Bai et al., CVPR 2023).
 
-    Pieces touch by faces, edges or corners. For classes that are one piece each, such as the parts of a heart; kidneys
-    and scattered lesions lose all but one. scipy finds the pieces: MONAI's ``KeepLargestConnectedComponent`` needs
-    scikit-image, and of a one-hot mask it leaves voxels of no class at all.
+    Pieces touch by faces, edges or corners. For classes that are one piece each, such as the parts of a heart: kidneys
+    and scattered lesions would lose all but one. scipy finds the pieces: MONAI's ``KeepLargestConnectedComponent``
+    needs scikit-image, and of a one-hot mask it leaves voxels of no class at all.
+
+    Args:
+        classes: indices of the classes, such as ``DiskCacheDataset.one_piece_classes()``, which the log names; ``None``
+            takes all.
     """
+
+    def __init__(self, classes: Sequence[int] | None = None) -> None:
+        self.classes = None if classes is None else set(classes)
+        if classes is not None:
+            names = ", ".join(map(str, classes)) or "none"
+            logger.info("Classes of one piece, the largest of which the pseudo-labels keep: %s", names)
 
     def __call__(self, probability: Tensor) -> Tensor:
         """Apply, see ``PseudoLabelOperator``."""
         classes = probability.argmax(1).cpu().numpy()
-        kept = classes == 0
+        chosen = set(range(1, probability.shape[1])) if self.classes is None else self.classes
+        kept = ~np.isin(classes, list(chosen))
         for patch, result in zip(classes, kept, strict=True):
-            for index in np.unique(patch[patch > 0]):
-                pieces, count = ndimage.label(patch == index, np.ones((3, 3, 3)))
-                result |= pieces == np.bincount(pieces.ravel(), minlength=count + 1)[1:].argmax() + 1
+            for index in chosen.intersection(np.unique(patch).tolist()):
+                pieces, _ = ndimage.label(patch == index, np.ones((3, 3, 3)))
+                result |= pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
         keep = torch.from_numpy(kept[:, None]).to(probability.device)
         background = torch.zeros_like(probability)
         background[:, :1] = probability.sum(1, keepdim=True)

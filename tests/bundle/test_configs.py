@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, TERMS, Run
 from monai.bundle import ConfigParser, verify_metadata
+from torch import nn
 
 import simcvd_bundle
 
@@ -68,6 +70,7 @@ def test_every_combination_of_overlays_resolves(combination: tuple[str, str, str
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / file) for file in files])
     parser["device"] = "cpu"
+    parser["train::dataset"] = "$type('NoFiles', (), {'one_piece_classes': lambda self: []})()"
     settings: dict[str, Any] = {}
     for file in files[1:]:
         settings |= load(file)
@@ -159,3 +162,18 @@ def test_metadata_fits_the_package() -> None:
         **metadata["required_packages_version"],
     }  # fmt: skip
     assert {name: pins[name] for name in claimed} == claimed
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_the_deployed_inferer_takes_half_networks(precision: torch.dtype) -> None:
+    """Its windows are of the network's type, its probabilities float32."""
+    parser = ConfigParser({"imports": ["$import monai"], "patch_size": [4, 4, 4], "window_stride": [2, 2, 2]})
+    parser["inferer"] = load("deploy.json")["inferer"]
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 2, 1).to(precision)
+    image = torch.rand(1, 1, 6, 4, 4)
+    with torch.no_grad():
+        result = parser.get_parsed_content("inferer")(image, network)
+        expected = network.float()(image).softmax(1)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6 if precision == torch.float32 else 1e-3)

@@ -20,6 +20,7 @@ from simcvd_bundle.losses import WeightedTerms, info_nce
 BoundaryContrastiveLoss = of_tensors(losses.BoundaryContrastiveLoss)
 ConsistencyLoss = of_tensors(losses.ConsistencyLoss)
 PairwiseDistillationLoss = of_tensors(losses.PairwiseDistillationLoss)
+RegionSegmentationLoss = of_tensors(losses.RegionSegmentationLoss)
 SegmentationLoss = of_tensors(losses.SegmentationLoss)
 SignedDistanceLoss = of_tensors(losses.SignedDistanceLoss)
 
@@ -394,6 +395,36 @@ def test_a_weight_out_of_its_range_raises(name: str, weight: float) -> None:
 def test_a_term_with_other_parts_raises(term: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"loss::terms::mine needs .*{message}"):
         WeightedTerms({"mine": term})
+
+
+# regions
+
+
+def test_labelled_throughout_it_is_the_segmentation_loss() -> None:
+    logits, classes = random(2, 3, 4, 4, 2, seed=1), (random(2, 1, 4, 4, 2, seed=2) > 0).float()
+    nowhere = torch.zeros_like(classes, dtype=torch.bool)
+    one_hot = torch.cat([classes == c for c in range(3)], 1).float()
+    expected = float(SegmentationLoss()(logits, classes))
+    assert float(RegionSegmentationLoss()(logits, one_hot, nowhere)) == pytest.approx(expected, rel=1e-5)
+    assert float(RegionSegmentationLoss(0.3)(logits, one_hot, ~nowhere)) == pytest.approx(0.3 * expected, rel=1e-5)
+
+
+def test_voxels_without_target_get_no_gradient_and_no_region_is_needed() -> None:
+    logits = random(1, 2, 2, 2, 2, seed=1).requires_grad_()
+    soft_label = torch.zeros(1, 2, 2, 2, 2)
+    everywhere = torch.ones(1, 1, 2, 2, 2, dtype=torch.bool)
+    RegionSegmentationLoss()(logits, soft_label, everywhere).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() == 0
+    soft_label[:, 1, 0] = 1
+    RegionSegmentationLoss()(logits, soft_label, everywhere).backward()
+    assert logits.grad[:, :, 1].abs().sum() == 0
+    assert (logits.grad[:, :, 0].abs() > 0).all()
+
+
+def test_a_negative_pseudo_weight_raises() -> None:
+    with pytest.raises(ValueError, match=r"pseudo_weight must be at least 0, got -0\.5"):
+        RegionSegmentationLoss(-0.5)
 
 
 def test_terms_have_their_time() -> None:

@@ -338,6 +338,22 @@ def test_logs_open_their_file_when_the_engine_starts_and_once(
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 2.0), (4, 4.0)] * 2
 
 
+def test_values_are_fetched_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in ten iterations and at the end of an epoch: each fetch waits for the device."""
+    fetches, stack = [], torch.stack
+    monkeypatch.setattr(torch, "stack", lambda tensors: fetches.append(len(tensors)) or stack(tensors))
+    values = [{"loss": torch.tensor(float(n)), "loss_a": torch.tensor(n / 2.0), "weight_a": n} for n in range(24)]
+    monkeypatch.setattr(Tensor, "item", lambda self: pytest.fail("a value was fetched alone"))
+    engine = Engine(lambda engine, batch: [{"loss": values[engine.state.iteration - 1]}])
+    LogsHandler(str(tmp_path), "testing", 1).attach(engine)
+    engine.run([0] * 12, max_epochs=2)
+    assert fetches == [20, 4, 16, 8]  # iterations 10, 12, 20 and 24
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name, factor in (("loss", 1.0), ("loss_a", 0.5), ("weight_a", 1.0)):
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(n + 1, factor * n) for n in range(24)]
+
+
 def test_an_interval_below_one_raises() -> None:
     with pytest.raises(ValueError, match="log_interval must be an integer of at least 1, got 0"):
         LogsHandler("logs", "training", 0)
