@@ -212,3 +212,26 @@ def test_what_is_wrong_with_a_method_is_told_before_data_is_read(
         run_bundle("train.json", "method_entropy.json", **SHORT, **settings)
     assert re.search(message, cause(error))
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_documented_method_of_your_own_trains(
+    run_bundle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files as they stand in the document."""
+    section = (ROOT / "docs" / "compared_methods.md").read_text().split("## Your own method in 30 lines")[1]
+    blocks = dict(re.findall(r"```(python|json)\n(.*?)```", section, re.DOTALL))
+    assert sum(block.count("\n") for block in blocks.values()) <= 30
+    (tmp_path / "my_losses.py").write_text(blocks["python"])
+    (tmp_path / "method_smooth.json").write_text(blocks["json"])
+    monkeypatch.syspath_prepend(tmp_path)
+    values = run_of(run_bundle, str(tmp_path / "method_smooth.json"), rampup_length=0)
+    assert {name: value for name, value in values.items() if name.startswith("weight_") and value > 0} == {
+        "weight_segmentation": 1.0,
+        "weight_smoothness": 0.01,
+    }
+    assert float(values["loss_smoothness"]) > 0
+
+
+def test_the_page_has_a_row_for_every_method() -> None:
+    page = (ROOT / "docs" / "compared_methods.md").read_text()
+    assert [method for method in METHODS if f"`{method}`" not in page and method != "method_copy_paste.json"] == []
