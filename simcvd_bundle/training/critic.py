@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
@@ -20,23 +19,21 @@ class CriticHandler:
     """Train a critic to tell predictions of labelled from those of unlabelled patches, one step an iteration.
 
     Its step comes after the student's backward pass, which judged with the critic of the iteration before. Predictions
-    are detached. Critic and optimiser are state of the run: list the handler in ``checkpoint``.
+    are detached. Critic and optimiser are state of the run: list both in ``checkpoint``.
 
     Source: Li et al., MICCAI 2020, arXiv:2007.10732 (Adam, 1e-4).
 
     Args:
         critic: the critic, ``critic(sdm, image)``.
-        learning_rate: of its Adam.
+        optimizer: of its parameters.
 
     Raises:
-        ValueError: when the learning rate is not positive, or a batch lacks one of the two streams.
+        ValueError: when a batch lacks one of the two streams.
     """
 
-    def __init__(self, critic: nn.Module, learning_rate: float = 1e-4) -> None:
-        if not learning_rate > 0:
-            raise ValueError(f"CriticHandler: learning_rate must be positive, got {learning_rate}.")
+    def __init__(self, critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.critic = critic
-        self.optimizer = torch.optim.Adam(critic.parameters(), learning_rate, betas=(0.9, 0.99))
+        self.optimizer = optimizer
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -61,12 +58,3 @@ class CriticHandler:
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad.div_(idist.get_world_size())
         self.optimizer.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Critic and optimiser."""
-        return {"critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put them back."""
-        self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
