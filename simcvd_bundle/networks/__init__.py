@@ -1,6 +1,8 @@
-"""The networks: V-Net and projection head."""
+"""The networks: V-Net, its training-only outputs, projection head and critic."""
 
+from simcvd_bundle.networks.critic import Critic
 from simcvd_bundle.networks.heads import ProjectionHead
+from simcvd_bundle.networks.twin import TwinNetwork
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
 
-__all__ = ["ProjectionHead", "VNet", "VNetOutput"]
+__all__ = ["Critic", "ProjectionHead", "TwinNetwork", "VNet", "VNetOutput"]

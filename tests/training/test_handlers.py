@@ -88,6 +88,28 @@ def test_decay_is_bounded() -> None:
     assert train(student, copy.deepcopy(student), [1.0, 3.0, 8.0], decay=0.3) == pytest.approx(expected, rel=1e-6)
 
 
+def test_up_to_its_start_the_teacher_is_a_copy() -> None:
+    """Statistics included; the step after moves it with the decay of its iteration, 1 - 1/3."""
+    student = network()
+    teacher = copy.deepcopy(student)
+    levels = []
+
+    def step(engine: Engine, value: float) -> None:
+        fill(student, value)
+        student[1].running_mean.fill_(10 * value)
+
+    engine = Engine(step)
+    MeanTeacherHandler(student, teacher, start=2).attach(engine)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: levels.append((level(teacher), float(teacher[1].running_mean[0])))
+    )
+    engine.run([1.0, 3.0, 9.0], max_epochs=1)
+    assert levels[:2] == [(1.0, 10.0), (3.0, 30.0)]
+    assert levels[2] == (pytest.approx(2 / 3 * 3 + 1 / 3 * 9), 30.0)
+    with pytest.raises(ValueError, match=r"teacher_start is a number of iterations and must not be negative, got -1"):
+        MeanTeacherHandler(network(), network(), start=-1)
+
+
 def test_late_in_a_training_the_decay_is_that_of_the_paper() -> None:
     student = network()
     teacher = copy.deepcopy(student)
@@ -285,10 +307,10 @@ def test_terms_of_the_loss_become_the_output() -> None:
 
 def test_the_ramp_is_set_before_each_iteration() -> None:
     loss, seen = WeightedTerms({}), []
-    engine = Engine(lambda engine, batch: seen.append(loss.ramp))
+    engine = Engine(lambda engine, batch: seen.append((loss.iteration, loss.ramp)))
     RampUpHandler(loss, 3).attach(engine)
     engine.run([0] * 2, max_epochs=2)
-    assert seen == [sigmoid_rampup(t, 3) for t in (1, 2, 3, 4)]
+    assert seen == [(t, sigmoid_rampup(t, 3)) for t in (1, 2, 3, 4)]
     with pytest.raises(ValueError, match=r"rampup_length .* must not be negative, got -1"):
         RampUpHandler(loss, -1)
 

@@ -121,8 +121,8 @@ def gradients_one_after_another(records: list[dict[str, Any]], dataset_dir: Path
     sets: dict[str, list[Tensor]] = {"embeddings": [], "teacher_embeddings": []}
     for rank, record in enumerate(records):
         RandomStreamsHandler(get("train::sampler"), 0, rank)(SimpleNamespace(state=SimpleNamespace(iteration=1)))  # type: ignore[arg-type]
-        images, target = prepare_batch(record["batch"][0])
-        pred = inferer(images, modules["network_def"])
+        inputs, target = prepare_batch(record["batch"][0])
+        pred = inferer(inputs, modules["network_def"])
         for name, parts in sets.items():
             parts.append(pred["unlabeled"].pop(name))
         total = total + loss(pred, target) / len(records)
