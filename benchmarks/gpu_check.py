@@ -11,85 +11,29 @@ file. `make gpu-check` runs all; afterwards `make benchmark-gpu` measures on rea
 from __future__ import annotations
 
 import argparse
-import itertools
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import GIB, ROOT, report, synchronize
+from common import GIB, ROOT, report
+from gpu_machine import PRECISIONS, Machine, Skipped
+from gpu_timings import check_kernels, check_loader, check_step, check_whole_scans
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, ckpt_export
 from monai.data import create_test_image_3d
 from torch import nn
-from train_step import Floor
 
 import simcvd_bundle
-from simcvd_bundle.data.phantoms import phantom_dataset
 from simcvd_bundle.inference.windows import make_inferer
 from simcvd_bundle.networks.vnet import VNet
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-class Skipped(Exception):
-    """A check that does not apply here."""
-
-
-class Machine:
-    """The device, a folder, and trainings of phantoms on the one in the other.
-
-    Args:
-        device: ``"cuda"``, or ``"cpu"`` to try the script.
-        folder: where everything is written.
-        patch: patch of the trainings and of the timed steps.
-    """
-
-    def __init__(self, device: str, folder: str, patch: list[int]) -> None:
-        self.device, self.folder, self.patch = device, folder, patch
-        self.data = phantom_dataset(f"{folder}/phantoms", shape=tuple(max(30, size + 8) for size in patch))
-        self.steps, self.channels = (20, 16) if device == "cuda" else (2, 2)
-
-    def settings(self, name: str) -> dict[str, Any]:
-        """Ids of a training in a folder of its own."""
-        return {
-            "bundle_root": str(ROOT), "device": self.device, "patch_size": self.patch, "dataset_dir": self.data,
-            "cache_dir": f"{self.folder}/cache", "output_dir": f"{self.folder}/{name}", "precision": "float32",
-            "ckpt_dir": f"{self.folder}/{name}/models", "iterations": 2 * self.steps, "epoch_length": self.steps,
-            "num_workers": 0, "validate::dataset::data": [], "network_def::base_channels": self.channels,
-        }  # fmt: skip
-
-    def train(self, name: str, prepare: Callable[[Any], None] | None = None, **settings: Any) -> Any:
-        """Train, and return the trainer; ``prepare`` is given it before it runs."""
-        workflow = ConfigWorkflow(
-            config_file=str(ROOT / "configs" / "train.json"), workflow_type="train", logging_file=False,
-            **{**self.settings(name), **settings},
-        )  # fmt: skip
-        workflow.initialize()
-        trainer = workflow.parser.get_parsed_content("train::trainer")
-        if prepare:
-            prepare(trainer)
-        workflow.run()
-        workflow.finalize()
-        return trainer
-
-    def weights(self, name: str) -> Mapping[str, torch.Tensor]:
-        """What the training of this name wrote."""
-        weights: Mapping[str, torch.Tensor] = torch.load(f"{self.folder}/{name}/model.pt", weights_only=True)
-        return weights
-
-    def need_cuda(self) -> None:
-        """Skip a check elsewhere."""
-        if self.device != "cuda":
-            raise Skipped("on CUDA only")
 
 
 def check_versions(machine: Machine) -> str:
@@ -151,89 +95,6 @@ def check_waits(machine: Machine) -> str:
     return "none in iterations 4 to 9, with log_interval 1"
 
 
-def check_step(machine: Machine) -> dict[str, str]:
-    """Milliseconds and memory of the bare passes: layouts, precisions, cuDNN's two switches."""
-    rows = {}
-    images = torch.randn(4, 1, *machine.patch, device=machine.device)
-    layouts = {"channels last": torch.channels_last_3d, "contiguous": torch.contiguous_format}
-    cases = [(*case, True) for case in itertools.product(layouts, PRECISIONS)]
-    cases += [(layout, "float32", False) for layout in layouts]
-    for (layout, precision, tf32), (exact, search) in itertools.product(cases, ((1, 0), (0, 0), (0, 1), (1, 1))):
-        flags = {"deterministic": bool(exact), "benchmark": bool(search), "allow_tf32": tf32}
-        torch.manual_seed(0)
-        networks = [
-            VNet(base_channels=machine.channels).to(machine.device, memory_format=layouts[layout]) for _ in range(2)
-        ]  # type: ignore[call-overload]
-        floor = Floor(networks[0], networks[1], images, 2, precision)
-        name = f"{layout}, {precision}{'' if tf32 else ' without TF32'}, deterministic {exact}, benchmark {search}"
-        with torch.backends.cudnn.flags(enabled=True, **flags):
-            rows[name] = _timed(floor, machine)
-    return rows
-
-
-def _timed(step: Callable[[], None], machine: Machine) -> str:
-    try:
-        for _ in range(machine.steps // 2):
-            step()
-        if machine.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(machine.steps):
-            synchronize()
-            begin = time.perf_counter()
-            step()
-            synchronize()
-            times.append(time.perf_counter() - begin)
-    except RuntimeError as error:  # a combination that cuDNN has no algorithm for
-        return f"failed: {error}".splitlines()[0]
-    peak = torch.cuda.max_memory_allocated() / GIB if machine.device == "cuda" else 0.0
-    return f"{1000 * statistics.median(times):.1f} ms, {peak:.2f} GiB"
-
-
-def check_kernels(machine: Machine) -> dict[str, str]:
-    """The kernels that take most of a bare step; nchwToNhwc, convertTensor, copy_ and slow_conv are losses."""
-    machine.need_cuda()
-    from torch.profiler import ProfilerActivity, profile
-
-    network = VNet().to("cuda")
-    step = Floor(network, VNet().to("cuda"), torch.randn(4, 1, *machine.patch, device="cuda"), 2, "bfloat16")
-    for _ in range(5):
-        step()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(5):
-            step()
-        synchronize()
-    top = sorted(profiled.key_averages(), key=lambda event: -event.self_device_time_total)[:15]
-    return {event.key[:90]: f"{event.self_device_time_total / 5000:.2f} ms a step" for event in top}
-
-
-def check_loader(machine: Machine) -> dict[str, str]:
-    """Milliseconds of an iteration, and what of it is waiting for data, by workers, copies and logging."""
-    rows = {}
-    choices = [(workers, True, 10) for workers in (2, 4, 8, 16)] + [(8, False, 10), (8, True, 1)]
-    for workers, free, interval in choices if machine.device == "cuda" else [(1, True, 10)]:
-        marks: dict[str, list[float]] = {"iteration": [], "asked": [], "given": []}
-
-        def prepare(trainer: Any, marks: dict[str, list[float]] = marks) -> None:
-            for event, name in (
-                (Events.GET_BATCH_STARTED, "asked"), (Events.GET_BATCH_COMPLETED, "given"),
-                (Events.ITERATION_COMPLETED, "iteration"),
-            ):  # fmt: skip
-                trainer.add_event_handler(event, lambda name=name: marks[name].append(time.perf_counter()))
-
-        machine.train(
-            f"loader{workers}{free}{interval}", prepare, num_workers=workers, log_interval=interval,
-            iterations=10 * machine.steps, epoch_length=10 * machine.steps, precision="auto",
-            **{"train::trainer::non_blocking": free},
-        )  # fmt: skip
-        half = len(marks["iteration"]) // 2
-        whole = (marks["iteration"][-1] - marks["iteration"][half - 1]) / (len(marks["iteration"]) - half)
-        waits = [given - asked for asked, given in zip(marks["asked"], marks["given"], strict=False)][half:]
-        name = f"{workers} workers, non_blocking {free}, log_interval {interval}"
-        rows[name] = f"{1000 * whole:.1f} ms, waiting {1000 * statistics.mean(waits):.2f} ms"
-    return rows
-
-
 def check_repeat(machine: Machine) -> dict[str, str]:
     """Whether a training repeated, and one resumed half way, give the same bits."""
     rows = {}
@@ -273,33 +134,6 @@ def check_agreement(machine: Machine) -> dict[str, str]:
                 worst = float((result - expected).abs().max())
                 rows[f"{mode}, {precision}"] = f"{worst:.1e} at most, {voxels} of {expected[0, 0].numel()} voxels"
                 assert precision != "float32" or voxels <= expected[0, 0].numel() // 1000, rows
-    return rows
-
-
-def check_whole_scans(machine: Machine) -> dict[str, str]:
-    """Seconds and memory of a scan of 512 x 512 x 300, and that a full GPU ends in windows and sums in main memory."""
-    machine.need_cuda()
-    image = torch.randn(1, 1, 512, 512, 300, device="cuda")
-    network, rows = VNet().to("cuda").eval(), {}
-    inferers = {
-        mode: make_inferer(mode, [112, 112, 80], [56, 56, 40], with_sdm=True, precision="auto")
-        for mode in ("fast", "window")
-    }
-    for limit in (1.0, 0.1):
-        torch.cuda.set_per_process_memory_fraction(limit)
-        for mode, inferer in inferers.items():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            begin = time.perf_counter()
-            with torch.no_grad():
-                result = inferer(image, network)
-            synchronize()
-            rows[f"{mode}, {limit:.0%} of the memory"] = (
-                f"{time.perf_counter() - begin:.1f} s, {torch.cuda.max_memory_allocated() / GIB:.1f} GiB"
-            )
-            assert result.device == image.device
-            del result
-    torch.cuda.set_per_process_memory_fraction(1.0)
     return rows
 
 
@@ -359,8 +193,11 @@ def check_half(machine: Machine) -> str:
 
 
 CHECKS: dict[str, Callable[[Machine], str | dict[str, str]]] = {
-    name.removeprefix("check_"): function for name, function in list(globals().items()) if name.startswith("check_")
-}
+    "versions": check_versions, "precisions": check_precisions, "overflow": check_overflow, "waits": check_waits,
+    "step": check_step, "kernels": check_kernels, "loader": check_loader, "repeat": check_repeat,
+    "agreement": check_agreement, "whole_scans": check_whole_scans, "api": check_api, "processes": check_processes,
+    "half": check_half,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from fire.decorators import SetParseFns
 from monai.bundle import ConfigParser
 
 from simcvd_bundle.commands.arguments import argument, parse_list, parse_numbers
+from simcvd_bundle.commands.jobs import Job, Resources, Stopped, queued, require_slurm, submit, wait
+from simcvd_bundle.commands.status import is_done, job_of, status_table
 from simcvd_bundle.data.datalists import write_folds
 from simcvd_bundle.runs.methods import check_method
 from simcvd_bundle.runs.provenance import provenance
@@ -29,6 +32,8 @@ from simcvd_bundle.utils.paths import BUNDLE_ROOT
 
 logger = logging.getLogger(__name__)
 
+STOPS = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)}
+"""Signals by which a scheduler ends what runs in a job."""
 RECORD, CONFIG, LOG = "record.json", "config.json", "log.txt"
 EVALUATE = str(BUNDLE_ROOT / "configs" / "evaluate.json")
 
@@ -60,6 +65,15 @@ def experiment(
     output_dir: str = "runs",
     eval_section: str = "test",
     inference_mode: str = "window",
+    executor: str = "local",
+    partition: str | None = None,
+    account: str | None = None,
+    hours: float | None = None,
+    gpus: int | None = None,
+    cpus: int | None = None,
+    memory_gb: float | None = None,
+    sbatch: Mapping[str, Any] | None = None,
+    status: bool = False,
     **overrides: Any,
 ) -> None:
     """Train and evaluate every experiment with every number of labelled cases and every seed.
@@ -68,7 +82,8 @@ def experiment(
     the final model.pt, its merged configuration config.json, log.txt, eval_SECTION_MODE/ (scores and masks) and
     record.json (settings, and of every start: version, commit, hardware, packages). Started again, finished runs are
     kept, an interrupted one continues from its last checkpoint, and one that failed is tried again. One run at a time,
-    or one a GPU (of CUDA_VISIBLE_DEVICES, if set). Lists are given as "[a,b]". `report OUTPUT_DIR` compares the runs.
+    or one a GPU (of CUDA_VISIBLE_DEVICES, if set); or one a job of a SLURM cluster (docs/scaling.md). Lists are given
+    as "[a,b]". `report OUTPUT_DIR` compares the runs.
 
     Args:
         dataset_dir: folder of the data.
@@ -82,36 +97,50 @@ def experiment(
         output_dir: folder of the runs.
         eval_section: section that is evaluated at the end, none for none.
         inference_mode: window or fast, for that evaluation.
+        executor: local, or slurm: each run is a job, which is put back into the queue when it is preempted, loses its
+            node or runs out of time. This command waits for them; Ctrl-C leaves them running.
+        partition: of the jobs of slurm; like those that follow, by default that of the cluster.
+        account: who they are charged to.
+        hours: time limit of one job, 24 by default.
+        gpus: GPUs of a job, 1 by default, 0 for none.
+        cpus: processors of a job, 8 by default.
+        memory_gb: main memory of a job.
+        sbatch: further options of sbatch, such as "{'qos':'low'}".
+        status: only print how far the runs are.
         **overrides: further config ids, such as iterations and precision.
 
     Raises:
         FileNotFoundError: for an unknown overlay or missing data.
         ValueError: when settings do not fit or nothing would be evaluated, before anything runs, and at the end when
             runs have failed.
+        SystemExit: after Ctrl-C while jobs run.
     """
+    resources = Resources(partition, account, hours, gpus, cpus, memory_gb, sbatch)
+    if executor not in ("local", "slurm"):
+        raise ValueError(f"executor must be local or slurm, got {executor!r}.")
+    if executor == "local" and any(value is not None for value in resources):
+        given = [name for name, value in resources._asdict().items() if value is not None]
+        raise ValueError(f"{', '.join(given)} are for jobs: add --executor slurm, or leave them out.")
     target = Path(output_dir).resolve()
     common = {"dataset_dir": str(Path(dataset_dir).resolve()), **overrides}
     runs = plan(experiments, data, num_labeled, seeds, common)
     if folds:
         runs = [fold for run in runs for fold in split(run, folds, target)]
         eval_section = "validation"
-    if eval_section != "none":
+    evaluation = None if eval_section == "none" else f"eval_{eval_section}_{inference_mode}"
+    folders = [(target / run.name, None if evaluation is None else target / run.name / evaluation) for run in runs]
+    if status:
+        print(status_table(folders))
+        return
+    if evaluation is not None:
         for run in runs:
             check_evaluation(run, eval_section, inference_mode)
-    devices: SimpleQueue[str | None] = SimpleQueue()
-    names = visible_devices()
-    for device in names:
-        devices.put(device)
-
-    def one(run: Run) -> bool:
-        device = devices.get()
-        try:
-            return execute(run, target, eval_section, inference_mode, device)
-        finally:
-            devices.put(device)
-
-    with ThreadPoolExecutor(len(names)) as threads:
-        succeeded = list(threads.map(one, runs))
+    tasks = [Job(run.name, execute, run, target, eval_section, inference_mode) for run in runs]
+    if executor == "slurm":
+        run_as_jobs(tasks, folders, resources)
+        succeeded = [is_done(*folder) for folder in folders]
+    else:
+        succeeded = run_here(tasks)
     failed = [run.name for run, good in zip(runs, succeeded, strict=True) if not good]
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. See {LOG} in their folders.")
@@ -119,7 +148,8 @@ def experiment(
 
 SetParseFns(
     dataset_dir=str, data=str, experiments=parse_list, num_labeled=parse_numbers, seeds=parse_numbers, output_dir=str,
-    eval_section=str, inference_mode=str, **dict.fromkeys(("cache_dir", "datalist", "pretrained"), str),
+    eval_section=str, inference_mode=str, executor=str, partition=str, account=str,
+    **dict.fromkeys(("cache_dir", "datalist", "pretrained"), str),
 )(experiment)  # fmt: skip
 
 
@@ -227,6 +257,41 @@ def check_evaluation(run: Run, eval_section: str, inference_mode: str) -> None:
         raise ValueError(f"{run.name} cannot be evaluated: {root_cause(error)}") from error
 
 
+def run_as_jobs(tasks: Sequence[Job], folders: Sequence[tuple[Path, Path | None]], resources: Resources) -> None:
+    """Submit the runs that are neither done nor in SLURM's queue already, and wait for all."""
+    require_slurm()
+    live, numbers = queued(), {}
+    for task, (folder, evaluation) in zip(tasks, folders, strict=True):
+        number = job_of(folder)
+        if number is None or number not in live:
+            if is_done(folder, evaluation) or former_record(task.arguments[0], folder) is None:
+                continue
+            number = submit(task, folder.parent, resources)
+        numbers[task.name] = number
+    wait(numbers)
+
+
+def run_here(tasks: Sequence[Job]) -> list[bool]:
+    """Run on this machine, one a GPU at a time; returns which are done."""
+    devices: SimpleQueue[str | None] = SimpleQueue()
+    names = visible_devices()
+    for device in names:
+        devices.put(device)
+
+    def one(task: Job) -> bool:
+        device = devices.get()
+        try:
+            return task.function(*task.arguments, device)
+        except Stopped as error:
+            logger.error("%s", error)
+            return False
+        finally:
+            devices.put(device)
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        return list(threads.map(one, tasks))
+
+
 def visible_devices() -> Sequence[str | None]:
     """What ``CUDA_VISIBLE_DEVICES`` is to be for each run at a time; ``None`` leaves it as it is."""
     count = torch.cuda.device_count()
@@ -236,10 +301,8 @@ def visible_devices() -> Sequence[str | None]:
     return [*(map(str.strip, given.split(",")) if given else map(str, range(count)))][:count]
 
 
-def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None) -> bool:
-    """Train and evaluate one run as far as that has not been done; returns whether all of it is done."""
-    folder = output_dir / run.name
-    common = {**run.overrides, "bundle_root": str(BUNDLE_ROOT), "ckpt_dir": str(folder / "models")}
+def former_record(run: Run, folder: Path) -> dict[str, Any] | None:
+    """What is known of the run in this folder, or ``None`` when that is another one's; the log says so."""
     settings = _settings(run)
     record: dict[str, Any] = {"run": settings, "starts": []}
     if (folder / RECORD).is_file():
@@ -247,10 +310,20 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
     changed = [key for key in {**settings, **record["run"]} if settings.get(key) != record["run"].get(key)]
     if changed:
         logger.error("%s: made with another %s. Choose another output_dir.", folder, ", ".join(changed))
+        return None
+    return record
+
+
+def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None = None) -> bool:
+    """Train and evaluate one run as far as that has not been done; returns whether all of it is done."""
+    folder = output_dir / run.name
+    common = {**run.overrides, "bundle_root": str(BUNDLE_ROOT), "ckpt_dir": str(folder / "models")}
+    record = former_record(run, folder)
+    if record is None:
         return False
     if not (folder / "model.pt").is_file():
         resume = any(folder.glob("checkpoints/checkpoint_*.pt"))
-        record["starts"].append(provenance())
+        record["starts"].append(provenance(visible_devices().index(device)))
         write_json(folder / RECORD, record)
         write_json(folder / CONFIG, _config(run.files, run.overrides).get())
         logger.info("%s: training%s", run.name, ", continued" if resume else "")
@@ -299,6 +372,9 @@ def _bundle(run_id: str, files: Sequence[str], settings: Mapping[str, Any], fold
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(list(files)), *arguments]
     with (folder / LOG).open("a", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+    if -done.returncode in STOPS:
+        name = signal.Signals(-done.returncode).name
+        raise Stopped(f"{folder.name}: {run_id} was ended by {name}; it will continue from its last checkpoint.")
     if done.returncode != 0:
         last = (folder / LOG).read_text(encoding="utf-8").strip().splitlines()[-1:]
         logger.error("%s: %s failed (%s). All of it: %s", folder.name, run_id, " ".join(last), folder / LOG)

@@ -103,3 +103,16 @@ def lock_folder(folder: Path) -> None:
     file.write(f"process {os.getpid()} of {os.uname().nodename}")
     file.flush()
     _locks[folder] = file
+
+
+def folder_owner(folder: Path) -> str | None:
+    """The process that has a folder, as ``lock_folder`` noted it; ``None`` when there is none, and on Windows."""
+    file = folder / ".lock"
+    if sys.platform == "win32" or not file.is_file():
+        return None
+    with file.open("r+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the file closes
+        except OSError:
+            return lock.read().strip() or "another process"
+    return None

@@ -18,8 +18,10 @@ from simcvd_bundle.utils.paths import BUNDLE_ROOT
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "edt")
 
 
-def provenance() -> dict[str, Any]:
+def provenance(gpu: int = 0) -> dict[str, Any]:
     """Time, version and commit of the bundle, hardware and versions of packages, for a JSON file.
+
+    ``gpu`` is the number of the GPU that is used, among those that this process sees.
 
     ``commit`` is that of git, with ``-dirty`` behind it when files differ from it (those in ``models/`` aside: every
     training replaces them), and ``None`` outside of a checkout.
@@ -28,7 +30,7 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": simcvd_bundle.__version__,
         "commit": commit(BUNDLE_ROOT),
-        "hardware": hardware("cuda" if torch.cuda.is_available() else "cpu"),
+        "hardware": hardware(f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
