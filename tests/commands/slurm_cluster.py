@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +22,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -105,10 +106,21 @@ class SlurmCluster:
         self._start("slurmd", "-D", "-N", node, name=node)
 
     def lose_node(self, node: str) -> None:
-        """What a power cut does: the daemon and all processes of its jobs are gone at once."""
-        for step in _children(self.daemons[node].pid):
-            os.kill(step, signal.SIGKILL)
+        """What a power cut does: the daemon of the node and all processes of its jobs are gone at once."""
         self._stop(node, signal.SIGKILL)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended meanwhile, or is not ours to read
+                stepd = (process / "cmdline").read_bytes().startswith(b"slurmstepd")
+                if stepd and not self._serves(process, node):
+                    continue
+                if stepd or f"SLURMD_NODENAME={node}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    def _serves(self, stepd: Path, node: str) -> bool:
+        """Whether a step's daemon is one of the node; it has the socket of its step in the node's spool folder."""
+        title = (stepd / "cmdline").read_text().strip("\0 ")  # slurmstepd: [12.batch]
+        job = title.partition("[")[2].split(".")[0]
+        return any(self.folder.glob(f"spool.{node}/{node}_{job}.*"))
 
     def nodes(self) -> dict[str, str]:
         """State of each node."""
@@ -152,20 +164,6 @@ class SlurmCluster:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-
-
-def _children(pid: int) -> list[int]:
-    """Processes that a daemon has started, and theirs."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = file.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(file.parent.name)
-            found += [child, *_children(child)]
-    return found
 
 
 def _free_ports(number: int) -> list[int]:
