@@ -5,9 +5,11 @@ from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
 from simcvd_bundle.data.datalists import common_folder, load_datalist
 from simcvd_bundle.data.loader import Loader
+from simcvd_bundle.data.pairs import PairBatchSampler, collate_pairs
 from simcvd_bundle.data.phantoms import phantom_dataset
 from simcvd_bundle.data.reading import LoadLabeld, LoadScand, label_dtype
 from simcvd_bundle.data.scans import find_images, find_unlabeled
+from simcvd_bundle.data.subject_phantoms import subject_phantoms
 from simcvd_bundle.data.transforms import ClassIndicesd, FileValuesd, SignedDistanceMapd
 
 __all__ = [
@@ -18,10 +20,12 @@ __all__ = [
     "LoadLabeld",
     "LoadScand",
     "Loader",
+    "PairBatchSampler",
     "SignedDistanceMapd",
     "SkippedCases",
     "StreamBatchSampler",
     "case_share",
+    "collate_pairs",
     "collate_streams",
     "common_folder",
     "find_images",
@@ -30,4 +34,5 @@ __all__ = [
     "load_datalist",
     "phantom_dataset",
     "prepare_batch",
+    "subject_phantoms",
 ]

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import simcvd_bundle
 from simcvd_bundle.data import reading
-from simcvd_bundle.data.batches import SampleIndex
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
+from simcvd_bundle.data.iterations import SampleIndex
 from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
 
@@ -126,10 +126,10 @@ class DiskCacheDataset(Dataset):
         """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
         if isinstance(index, SampleIndex):
             self.transform.set_random_state(seed=index.seed)
-            return self._transform(index.case, index.seed)
+            return self._transform(index.case, index.seed, index.place)
         return super().__getitem__(index)
 
-    def _transform(self, index: int, seed: int | None = None) -> Any:
+    def _transform(self, index: int, seed: int | None = None, place: Sequence[float] | None = None) -> Any:
         try:
             item = torch.load(self.files[index], mmap=True, weights_only=True)
         except Exception as error:  # whatever a damaged or missing file raises
@@ -137,15 +137,20 @@ class DiskCacheDataset(Dataset):
             self._prepare(index)
             item = torch.load(self.files[index], mmap=True, weights_only=True)
         if self.region is not None:
-            item = self._box(item, self.region, seed)
+            item = self._box(item, self.region, seed, place)
         return self.transform(item, start=self.first_random) if self.first_random is not None else item
 
     @staticmethod
-    def _box(item: Mapping[str, Any], region: Sequence[int], seed: int | None) -> dict[str, Any]:
-        """The same random box of all volumes ``(channels, H, W, D)`` of an item, still memory-mapped."""
+    def _box(
+        item: Mapping[str, Any], region: Sequence[int], seed: int | None, place: Sequence[float] | None = None
+    ) -> dict[str, Any]:
+        """The same box of all volumes ``(channels, H, W, D)`` of an item, at ``place`` or at random; memory-mapped."""
         random = np.random.default_rng(seed)
         shape = item["image"].shape[1:]
-        firsts = [int(random.integers(max(size - most, 0) + 1)) for size, most in zip(shape, region, strict=True)]
+        last = [max(size - most, 0) for size, most in zip(shape, region, strict=True)]
+        firsts = [int(random.integers(most + 1)) for most in last]
+        if place is not None:
+            firsts = [round(relative * most) for relative, most in zip(place, last, strict=True)]
         box = (slice(None), *(slice(first, first + most) for first, most in zip(firsts, region, strict=True)))
         return {key: value[box] if isinstance(value, Tensor) else value for key, value in item.items()}
 

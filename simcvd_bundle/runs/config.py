@@ -19,7 +19,7 @@ from simcvd_bundle.utils.errors import show_root_cause
 
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
-    "inference.json": "evaluator", "inference_trt.json": "engine",
+    "inference.json": "evaluator", "inference_trt.json": "engine", "pretrain.json": "pretraining",
 }  # fmt: skip
 """Configs that define ids, and the id that tells that the config is part of the running one."""
 
@@ -41,7 +41,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "an integer of at least 0": (
         lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed "
-        "rampup_length",
+        "rampup_length warmup_length queue_size",
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,
@@ -57,7 +57,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a number from 0 to 1": (lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob"),
     "three integers of at least 1": (
         lambda value: isinstance(value, list) and [type(v) is int and v >= 1 for v in value] == [True] * 3,
-        "patch_size window_stride",
+        "patch_size window_stride crop_size smallest_crop",
     ),
     'an object {"1": name, "2": name, ...} with different names': (
         lambda value: isinstance(value, dict) and list(value) == [str(n + 1) for n in range(len(value))]
@@ -181,7 +181,8 @@ FREE = (
     "resume", "pretrained", "device", "rank", "world_size", "backend", "join", "network", "projection_head",
     "num_workers", "validation_workers", "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
-    "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "finalize",
+    "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "pretraining",
+    "finalize",
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
 from simcvd_bundle.training.panels import PanelsHandler
+from simcvd_bundle.training.pretraining import ContrastiveInferer, KeyQueue, KeyQueueHandler
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
@@ -11,9 +12,12 @@ from simcvd_bundle.training.views import GaussianNoise
 
 __all__ = [
     "BatchNormStatisticsHandler",
+    "ContrastiveInferer",
     "FiniteLossHandler",
     "GaussianNoise",
     "GradientClippingHandler",
+    "KeyQueue",
+    "KeyQueueHandler",
     "LogsHandler",
     "LossTermsHandler",
     "MeanTeacherHandler",
