@@ -60,8 +60,8 @@ def _write(folder: Path, random: np.random.RandomState, shape: tuple[int, int, i
                 item: dict[str, Any] = {"subject": f"{section}_{number:02d}", "class": group}
                 for key, kind in (("image", np.float32), ("label", np.uint8)):
                     item[key] = f"{key}s/{item['subject']}{scan}.nii.gz"
-                    image = nib.Nifti1Image(volumes[key].astype(kind), affine)
-                    nib.save(image, folder / item[key])  # type: ignore[no-untyped-call]
+                    image = nib.Nifti1Image(volumes[key].astype(kind), affine)  # type: ignore[no-untyped-call]
+                    nib.save(image, folder / item[key])
                 sections[section].append(item)
     content = {
         "name": "SimCVD phantom subjects",

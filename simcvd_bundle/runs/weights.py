@@ -19,6 +19,9 @@ from simcvd_bundle.utils.distributed import from_rank_0
 
 logger = logging.getLogger(__name__)
 
+ENCODER = ("network.encoder", "network.downs")
+"""The parts that a pre-trained encoder shares with the network that it is loaded into."""
+
 
 def load_weights(network: nn.Module, path: str) -> None:
     """Load a weights file, all or nothing. Of several processes the first one reads it for all.
@@ -68,8 +71,9 @@ def load_pretrained(student: nn.ModuleDict, path: str | None) -> None:
         state = {f"network.{name}": tensor for name, tensor in _flat(content).items()}
     own = student.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
-    misfits = [name for name in state if name.startswith("network.") and name not in fitting]
-    if misfits and {name.split(".")[1] for name in state if name.startswith("network.")} <= {"encoder", "downs"}:
+    parts = {_part(name) for name in state if name.startswith("network.")}
+    misfits = [name for name in state if _part(name) in ENCODER and name not in fitting]
+    if misfits and parts <= {*ENCODER, "network.head"}:
         name = misfits[0]
         here = list(own[name].shape) if name in own else "missing"
         raise ValueError(

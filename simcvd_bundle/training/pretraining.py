@@ -73,11 +73,8 @@ class KeyQueueHandler:
 class ContrastiveInferer(Inferer):
     """Embed a batch of pairs: the student with gradient and, where there is a queue, the teacher without.
 
-    Heads run in float32 whatever the precision.
-
     Args:
-        head: the student's head, an ``EmbeddingHead``.
-        teacher: ``network`` and ``head``, in train mode: moving averages that give the keys.
+        teacher: ``network``, a ``VNetEncoder`` in train mode: the moving average that gives the keys.
         queue: earlier keys; one of size 0 needs no teacher, and negatives are the other crops of the batch.
         precision: one of ``PRECISIONS`` or ``"auto"``, for the two encoders.
 
@@ -85,9 +82,8 @@ class ContrastiveInferer(Inferer):
         ValueError: for an unknown ``precision``.
     """
 
-    def __init__(self, head: nn.Module, teacher: nn.ModuleDict, queue: KeyQueue, precision: str = "auto") -> None:
+    def __init__(self, teacher: nn.ModuleDict, queue: KeyQueue, precision: str = "auto") -> None:
         super().__init__()
-        self.head = head
         self.teacher = teacher
         self.queue = queue
         self.precision = known_precision(precision)
@@ -99,7 +95,7 @@ class ContrastiveInferer(Inferer):
 
         Args:
             inputs: ``pairs``, crops ``(2 N, channels, H, W, D)``.
-            network: the student's encoder, in train mode.
+            network: the student, a ``VNetEncoder`` that normalises, in train mode.
             *args: not used (MONAI's signature).
             **kwargs: not used.
 
@@ -108,16 +104,10 @@ class ContrastiveInferer(Inferer):
             ``queue`` ``(M, C)``.
         """
         crops = inputs["pairs"]
-        pred = {"embeddings": self._embed(crops, network, self.head)}
+        with autocast(crops, self.precision):
+            pred = {"embeddings": network(crops)}
         if len(self.queue.keys):
-            with torch.no_grad():
-                keys = self._embed(crops, self.teacher["network"], self.teacher["head"])
+            with torch.no_grad(), autocast(crops, self.precision):
+                keys = self.teacher["network"](crops)
             pred |= {"keys": keys, "queue": self.queue.filled()}
         return {"pairs": pred}
-
-    def _embed(self, crops: Tensor, network: Callable[..., Any], head: Callable[..., Any]) -> Tensor:
-        with autocast(crops, self.precision):
-            features = network(crops)
-        with torch.autocast(crops.device.type, enabled=False):
-            embeddings: Tensor = head(features.float())
-        return embeddings

@@ -189,16 +189,17 @@ def test_pretrained_of_another_network_is_refused(tmp_path: Path, content: Any) 
 
 
 def test_a_pretrained_encoder_fills_the_way_down_of_a_vnet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source, target = VNetEncoder(base_channels=2), VNet(1, 1, 2)
+    source, target = VNetEncoder([4, 3], base_channels=2), VNet(1, 1, 2)
     torch.save(source.state_dict(), tmp_path / "a.pt")
     with caplog.at_level(logging.INFO, logger="simcvd_bundle.runs.weights"):
         load_pretrained(nn.ModuleDict({"network": target}), str(tmp_path / "a.pt"))
     own = target.state_dict()
-    assert all(torch.equal(own[name], tensor) for name, tensor in source.state_dict().items())
+    shared = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head")}
+    assert all(torch.equal(own[name], tensor) for name, tensor in shared.items())
     loaded, left = re.split("; left out: ", caplog.messages[0])
     downs, encoder = (sum(name.startswith(part) for name in source.state_dict()) for part in ("downs", "encoder"))
     assert loaded.endswith(f"network.downs ({downs}), network.encoder ({encoder})")
-    assert set(left.split(", ")) == {f"network.{part}" for part in ("decoder", "segmentation", "sdm", "ups")}
+    assert set(left.split(", ")) == {f"network.{part}" for part in ("decoder", "head", "segmentation", "sdm", "ups")}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_a_pretrained_encoder_fills_the_way_down_of_a_vnet(tmp_path: Path, caplo
 )
 def test_an_encoder_of_another_network_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Not half loaded: the message names a tensor with both shapes and the ids."""
-    torch.save(VNetEncoder(**settings).state_dict(), tmp_path / "a.pt")
+    torch.save(VNetEncoder([3], **settings).state_dict(), tmp_path / "a.pt")
     target = VNet(1, 1, 2)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     message = r"The encoder .*a\.pt is another one.*: network\.(encoder|downs).* is \[.* there and \[.* here.*strides"

@@ -14,7 +14,7 @@ from conftest import ROOT, Run, run_workflow
 from processes import run_ranks
 from torch import nn
 
-from simcvd_bundle.networks import EmbeddingHead, VNetEncoder
+from simcvd_bundle.networks import VNetEncoder
 from simcvd_bundle.training import ContrastiveInferer, KeyQueue, KeyQueueHandler
 
 CONFIG = "pretrain.json"
@@ -32,7 +32,7 @@ def test_pretraining_writes_an_encoder_and_leaves_the_weights_of_the_bundle(
     student = workflow.parser.get_parsed_content("network_def").state_dict()
     written = weights(tmp_path / "run")
     assert written.keys() == student.keys()
-    assert {name.split(".")[0] for name in written} == {"encoder", "downs"}
+    assert {name.split(".")[0] for name in written} == {"encoder", "downs", "head"}
     assert all(torch.equal(written[name], student[name]) for name in student)
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"checkpoints", "tensorboard", "model.pt"}
     logged = workflow.parser.get_parsed_content("train::trainer").state.output[0]["loss"]
@@ -110,19 +110,25 @@ def test_fine_tuning_starts_from_the_encoder(
     with caplog.at_level("INFO"):
         workflow = run_bundle("train.json", pretrained=str(tmp_path / "pre" / "model.pt"), learning_rate=1e-12,
                               **{"validate::dataset::data": []})  # fmt: skip
-    assert re.search(r"Loaded \d+ of .*: network\.downs \(\d+\), network\.encoder \(\d+\); left out: head", caplog.text)
+    assert re.search(
+        r"Loaded \d+ of .*: network\.downs \(\d+\), network\.encoder \(\d+\); left out: .*network.head", caplog.text
+    )
     start = weights(tmp_path / "pre")
     student = dict(workflow.parser.get_parsed_content("network_def").named_parameters())
     assert all(torch.allclose(parameter, start[name]) for name, parameter in student.items() if name in start)
     assert any(name in start for name in student)
 
 
-def test_pretraining_continues_another_with_its_head(run_bundle: Run, subjects_dir: Path, tmp_path: Path) -> None:
-    """As MICLe does after SimCLR: a checkpoint brings the head."""
+@pytest.mark.parametrize("file", ["model.pt", "checkpoints/checkpoint_2.pt"])
+def test_pretraining_continues_another_with_its_head(
+    run_bundle: Run, subjects_dir: Path, tmp_path: Path, file: str
+) -> None:
+    """As MICLe does after SimCLR; from the weights or a checkpoint."""
     run_bundle(CONFIG, dataset_dir=subjects_dir, pairs="view", output_dir=str(tmp_path / "view"))
-    path = tmp_path / "view" / "checkpoints" / "checkpoint_2.pt"
-    workflow = run_bundle(CONFIG, dataset_dir=subjects_dir, pretrained=str(path), learning_rate=1e-12)
-    start = torch.load(path, weights_only=True)["student"]
+    workflow = run_bundle(
+        CONFIG, dataset_dir=subjects_dir, pretrained=str(tmp_path / "view" / file), learning_rate=1e-12
+    )
+    start = {f"network.{name}": tensor for name, tensor in weights(tmp_path / "view").items()}
     student = dict(workflow.parser.get_parsed_content("student").named_parameters())
     assert all(torch.allclose(parameter, start[name]) for name, parameter in student.items())
 
@@ -134,7 +140,7 @@ def test_pretraining_continues_another_with_its_head(run_bundle: Run, subjects_d
         ({"batch_size": 13}, "takes 13 subjects, but the datalist has 12"),
         ({"queue_size": -1}, "queue_size is -1"),
         ({"temperature": 0}, "temperature is 0"),
-        ({"head_widths": []}, "widths must be"),
+        ({"head_widths": []}, "head_widths must be"),
         ({"crop_size": [16, 16]}, "crop_size is .* must be three integers"),
         ({"warmup_lenght": 3}, "did you mean 'warmup_length'"),
     ],
@@ -189,9 +195,9 @@ def test_the_queue_keeps_the_last_keys() -> None:
 
 def test_the_queue_is_read_before_the_keys_of_the_batch_enter() -> None:
     torch.manual_seed(0)
-    teacher = nn.ModuleDict({"network": VNetEncoder(base_channels=2), "head": EmbeddingHead(32, [4])})
+    teacher = nn.ModuleDict({"network": VNetEncoder([4], normalize=True, base_channels=2)})
     queue = KeyQueue(4, 4)
-    inferer = ContrastiveInferer(teacher["head"], teacher, queue, "float32")
+    inferer = ContrastiveInferer(teacher, queue, "float32")
     pred = inferer({"pairs": torch.randn(4, 1, 16, 16, 16)}, teacher["network"])
     assert pred["pairs"]["queue"].shape == (0, 4)
     torch.testing.assert_close(pred["pairs"]["embeddings"], pred["pairs"]["keys"])
@@ -202,7 +208,7 @@ def test_the_queue_is_read_before_the_keys_of_the_batch_enter() -> None:
     assert torch.equal(queue.filled(), pred["pairs"]["keys"])
     assert (
         "keys"
-        not in ContrastiveInferer(teacher["head"], teacher, KeyQueue(0, 4))(
+        not in ContrastiveInferer(teacher, KeyQueue(0, 4))(
             {"pairs": torch.randn(4, 1, 16, 16, 16)}, teacher["network"]
         )["pairs"]
     )
