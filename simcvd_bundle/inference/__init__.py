@@ -1,6 +1,7 @@
 """From a scan to its mask."""
 
 from simcvd_bundle.inference.batch import BatchEvaluator, MaskAndMapsd, Results, SaveResultd
+from simcvd_bundle.inference.classifying import ScanInferer
 from simcvd_bundle.inference.dicom_seg import SaveDicomSegd
 from simcvd_bundle.inference.disagreement import mask_disagreement
 from simcvd_bundle.inference.windows import make_inferer
@@ -11,6 +12,7 @@ __all__ = [
     "Results",
     "SaveDicomSegd",
     "SaveResultd",
+    "ScanInferer",
     "make_inferer",
     "mask_disagreement",
 ]

@@ -1,5 +1,6 @@
 """The losses, one file a term, and their weighted sum."""
 
+from simcvd_bundle.losses.classification import ClassificationLoss
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
@@ -11,6 +12,7 @@ from simcvd_bundle.losses.weighted import WeightedTerms
 
 __all__ = [
     "BoundaryContrastiveLoss",
+    "ClassificationLoss",
     "ConsistencyLoss",
     "NTXentLoss",
     "PairwiseDistillationLoss",

@@ -20,10 +20,11 @@ from simcvd_bundle.utils.errors import show_root_cause
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
     "inference.json": "evaluator", "inference_trt.json": "engine", "pretrain.json": "pretraining",
+    "classify.json": "classifying",
 }  # fmt: skip
 """Configs that define ids, and the id that tells that the config is part of the running one."""
 
-CONTAINERS = ("train", "validate", "validate_teacher")
+CONTAINERS = ("train", "validate", "validate_teacher", "evaluate")
 """Top-level ids that only group other ids, so that a misspelled member is as silent as a misspelled top-level id."""
 
 MONAI_IDS = {
@@ -182,7 +183,7 @@ FREE = (
     "num_workers", "validation_workers", "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
     "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "pretraining",
-    "finalize",
+    "classifying", "evaluating", "evaluate", "finalize",
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),
 )  # fmt: skip
