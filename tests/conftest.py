@@ -39,6 +39,7 @@ TINY_PAIRS = {
         "network_def::base_channels",
     )
 } | {"batch_size": 2, "head_widths": [8, 4]}  # fmt: skip
+TINY_SCANS = {**TINY_PAIRS, "patch_size": [24, 24, 24], "val_interval": 2, "head_widths": [8]}
 TERMS = {"segmentation", "sdm", "contrastive", "distillation", "consistency"}
 INFERENCE_IDS = ("bundle_root", "device", "precision", "patch_size", "window_stride", "network_def::base_channels")
 
@@ -111,7 +112,7 @@ def make_workflow(
     *files: str, dataset_dir: Path, folder: Path, workflow_type: str = "train", **overrides: Any
 ) -> ConfigWorkflow:
     """Workflow of configs of the bundle, tiny, that reads ``dataset_dir`` and writes below ``folder``."""
-    tiny = {"train.json": TINY, "pretrain.json": TINY_PAIRS}
+    tiny = {"train.json": TINY, "pretrain.json": TINY_PAIRS, "classify.json": TINY_SCANS}
     settings = tiny.get(files[0], {name: TINY[name] for name in INFERENCE_IDS})
     settings = {
         **settings, "dataset_dir": str(dataset_dir), "output_dir": str(folder / "run"),

@@ -47,9 +47,13 @@ class ClassificationReport:
 
     def attach(self, engine: Engine) -> None:
         """Register on an evaluator with ``decollate=False``."""
-        engine.add_event_handler(Events.STARTED, self.probabilities.clear)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def start(self) -> None:
+        """Forget the rows of an earlier run."""
+        self.probabilities = {}
 
     def __call__(self, engine: Engine) -> None:
         """Remember the probabilities of this batch."""

@@ -71,7 +71,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     NAME: (
         lambda value: isinstance(value, str | dict) and value != "",
-        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained",
+        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained scans_dir report_dir",
     ),
     "a path without # and ::, as MONAI's configs read # as :: (rename the folder, or link to it)": (
         lambda value: not isinstance(value, str) or not re.search("#|::", value),
