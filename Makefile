@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check format faults bundle-check release benchmark benchmark-gpu
+.PHONY: demo test test-all check format faults bundle-check release benchmark benchmark-gpu gpu-check
 demo: $(VENV)/installed  ## train on the embedded phantoms
 	$(BIN)/python -m monai.bundle run training --config_file configs/train.json
 
@@ -46,8 +46,13 @@ benchmark: $(VENV)/installed  ## all figures of docs/performance.md: make benchm
 	$(BIN)/python benchmarks/inference.py $(LA) --weights $(WEIGHTS) --json runs/benchmark/inference.json
 	$(BIN)/python benchmarks/scaling.py --json runs/benchmark/scaling.json
 
+gpu-check: $(VENV)/installed  ## the first ten minutes on a GPU; skips without one
+	mkdir -p runs
+	$(BIN)/python benchmarks/gpu_check.py --json runs/gpu_check.json
+
 # 989 TFLOP/s: dense bfloat16 of an H100 or H200
 benchmark-gpu: TRAIN_STEP := --peak_tflops 989
+benchmark-gpu: SHELL := /bin/bash
 benchmark-gpu: benchmark  ## the same on a GPU, and the whole training of 6000 iterations
 	time $(BIN)/python -m monai.bundle run training --config_file "['configs/train.json','configs/data_la.json']" \
 		--dataset_dir $(DATA) --output_dir runs/benchmark/la16_simcvd --ckpt_dir runs/benchmark/models --precision bfloat16

@@ -31,7 +31,7 @@ def synchronize() -> None:
 
 def hardware() -> str:
     """Processor or GPU, threads and versions."""
-    from simcvd_bundle.runs.provenance import processor
+    from simcvd_bundle.utils.devices import processor
 
     name = f"{torch.cuda.get_device_name()}, {processor()}" if torch.cuda.is_available() else processor()
     return (

@@ -104,11 +104,13 @@ def predict(folder: Path, items: list[Item]) -> list[Tensor]:
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.json"))
     parser.update({**NETWORK, "inference_mode": "fast", "save_sdm": True})
-    network, inferer, prepare = map(parser.get_parsed_content, ("network_def", "inferer", "preprocessing"))
+    network, inferer, prepare = map(parser.get_parsed_content, ("network", "inferer", "preprocessing"))
+    device = parser.get_parsed_content("device")
     load_weights(network, str(folder / "models" / "model.pt"))
     network.eval()
     with torch.no_grad():
-        return [inferer(prepare({"image": item["image"]})["image"][None], network)[0] for item in items]
+        images = (prepare({"image": item["image"]})["image"][None].to(device) for item in items)
+        return [inferer(image, network)[0].cpu() for image in images]
 
 
 def dice(pred: Tensor, label_file: str) -> float:

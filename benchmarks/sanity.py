@@ -76,7 +76,7 @@ def retrieval(
     for views, model, head in zip((inferer.student_views, inferer.teacher_views), models, heads, strict=True):
         view = seen_through(views, {"unlabeled": images})["unlabeled"]
         with autocast(images, inferer.precision):
-            output = model(view, return_all=True)._asdict()
+            output = model(view, return_all=True).entries()
         scale, inferer.sdm_scale = inferer.sdm_scale, 0.0 if seen == "X" else inferer.sdm_scale
         slices = inferer.boundary_slices(torch.zeros_like(view) if seen == "SDM" else view, output)
         inferer.sdm_scale = scale
@@ -125,10 +125,10 @@ def main() -> None:
     for module in (*modules.values(), *new_heads):
         module.train()
     for _, batch in zip(range(chosen.batches), get("train::dataloader"), strict=False):
-        images, target = prepare_batch(batch, get("device"))
-        for term, values in gradients(weighted_terms(loss, inferer(images, network), target), network).items():
+        inputs, target = prepare_batch(batch, get("device"))
+        for term, values in gradients(weighted_terms(loss, inferer(inputs, network), target), network).items():
             norms[term].append(values)
-        unlabeled = images["unlabeled"]
+        unlabeled = inputs["unlabeled"]["image"]
         with torch.no_grad():
             sdm = network(unlabeled, return_all=True).sdm
             spreads.append({"X": float(unlabeled.std()), "SDM": float(sdm.std())})

@@ -274,8 +274,8 @@ def _existing(file: Any) -> Any:
 
 
 def _array(image: Any) -> np.ndarray | Tensor | None:
-    """The image if it is an array or lists in lists, of numbers; ``None`` if it is something else."""
-    if isinstance(image, list | tuple) and image and isinstance(image[0], list | tuple):
+    """The image if it is an array or a list (of lists, of slices) of numbers; ``None`` if it is something else."""
+    if isinstance(image, list | tuple) and image and isinstance(image[0], list | tuple | np.ndarray | Tensor | float):
         return np.asarray(image)
     return image if isinstance(image, np.ndarray | Tensor) else None
 

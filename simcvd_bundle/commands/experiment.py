@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser
 
 from simcvd_bundle.commands.arguments import argument, parse_list, parse_numbers
 from simcvd_bundle.data.folds import write_folds
+from simcvd_bundle.runs.methods import check_method
 from simcvd_bundle.runs.provenance import provenance
 from simcvd_bundle.utils.atomic import write_json
 from simcvd_bundle.utils.errors import root_cause
@@ -77,8 +78,9 @@ def experiment(
     Args:
         dataset_dir: folder of the data.
         data: data overlay, such as data_la, or the path of your own.
-        experiments: overlays as names of configs/ or paths, simcvd for none, several joined by +; by default
-            [simcvd,method_supervised,method_mean_teacher], without overlay where config is pretrain.
+        experiments: overlays as names of configs/ or paths, simcvd for none, several joined by +; all for SimCVD and
+            every method overlay of configs/. By default [simcvd,method_supervised,method_mean_teacher], or no overlay
+            where config is pretrain.
         num_labeled: numbers of labelled cases; by default that of the data overlay.
         seeds: seeds.
         folds: split the labelled cases into so many folds, train without one at a time and evaluate on that one
@@ -147,9 +149,11 @@ def plan(
 
     Raises:
         FileNotFoundError: for an unknown overlay.
-        ValueError: when an overlay cannot be read, two runs would share a folder, or a value is none that JSON can
-            hold.
+        ValueError: when an overlay cannot be read, methods exclude each other, two runs would share a folder, or a
+            value is none that JSON can hold.
     """
+    if list(experiments) == ["all"]:
+        experiments = ["simcvd", *sorted(file.stem for file in BUNDLE_ROOT.glob("configs/method_*.json"))]
     runs: dict[str, Run] = {}
     numbers: Sequence[int | None] = num_labeled or [None]
     for seed, number, name in itertools.product(seeds, numbers, experiments):
@@ -161,6 +165,10 @@ def plan(
             {name: as_json(name, value) for name, value in {**overrides, **chosen, "seed": seed}.items()}
             | {"log_interval": 1},
         )
+        try:
+            check_method(_config(run.files, run.overrides).get(), BUNDLE_ROOT / "configs")
+        except ValueError as error:
+            raise ValueError(f"{run.name}: {error}") from error
         if run.name in runs:
             files = [", ".join(other.files[2:]) or "simcvd" for other in (runs[run.name], run)]
             raise ValueError(

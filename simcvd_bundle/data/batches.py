@@ -139,10 +139,13 @@ def collate_streams(items: Sequence[Mapping[str, Any]], streams: Mapping[str, in
 def prepare_batch(
     batch: Mapping[str, Mapping[str, Tensor]], device: torch.device | str | None = None, non_blocking: bool = False,
     **to: Any,
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:  # fmt: skip
-    """Move a collated batch to ``device``: the images by stream, and the other entries as the loss's target."""
-    target = {
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:  # fmt: skip
+    """Move a collated batch to ``device``: all of it, and what of it the loss takes as target, without the images."""
+    moved = {
         stream: {key: value.to(device=device, non_blocking=non_blocking, **to) for key, value in entries.items()}
         for stream, entries in batch.items()
     }
-    return {stream: entries.pop("image") for stream, entries in target.items()}, target
+    target = {
+        stream: {key: value for key, value in entries.items() if key != "image"} for stream, entries in moved.items()
+    }
+    return moved, target

@@ -17,22 +17,27 @@ from typing import Any
 
 import ignite.distributed as idist
 import monai
-import numpy as np
 import torch
 from monai.data import Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import convert_to_tensor
-from torch import Tensor
 from tqdm import tqdm
 
 import simcvd_bundle
 from simcvd_bundle.data import reading
+from simcvd_bundle.data.boxes import box_around, cut, random_box
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
+from simcvd_bundle.data.foreground import class_positions, draw_position, largest_pieces
 from simcvd_bundle.data.iterations import SampleIndex
 from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
 
 logger = logging.getLogger(__name__)
+
+FOREGROUND = ("class_positions", "largest_pieces")
+"""Keys of what a cached case holds besides its volumes."""
+ONE_PIECE = 0.95
+"""Share of a class's voxels in its largest piece from which it counts as one piece; the rest is the label's noise."""
 
 
 class DiskCacheDataset(Dataset):
@@ -64,21 +69,31 @@ class DiskCacheDataset(Dataset):
         region: voxels by axis; of a larger case only a random box of this size is read for a sample, so that the memory
             of a sample is bounded whatever the size of the scan. ``None`` reads all.
         unlabeled_data: items whose images follow those of ``data``; a label of theirs is not used.
+        patch_size: voxels by axis of a patch; needed for ``foreground_prob``.
+        foreground_prob: how often a sample of a labelled case is read around a voxel of a class, drawn evenly from the
+            classes of the case: a box of the size of the patch (square in the plane, as patches are turned there) with
+            the voxel in its middle, or as near as the border lets it. The other samples are those of 0.
 
     Raises:
-        ValueError: with all cases that cannot be read, transformed or used.
+        ValueError: with all cases that cannot be read, transformed or used; or when ``foreground_prob`` is out of its
+            range.
         OSError: when the folder cannot be written.
     """
 
     def __init__(
         self, data: Sequence[Any], transform: Compose, cache_dir: str, in_channels: int = 1, num_classes: int = 1,
         num_workers: int = 2, progress: bool = True, region: Sequence[int] | None = None,
-        unlabeled_data: Sequence[Mapping[str, Any]] = (),
+        unlabeled_data: Sequence[Mapping[str, Any]] = (), patch_size: Sequence[int] | None = None,
+        foreground_prob: float = 0.0,
     ) -> None:  # fmt: skip
+        if not 0 <= foreground_prob <= 1 or (foreground_prob > 0 and patch_size is None):
+            raise ValueError(f"foreground_prob must lie in [0, 1] and needs a patch_size, got {foreground_prob}.")
         data = [*data, *({"image": item["image"]} for item in unlabeled_data)]
         super().__init__(data, transform)
         self.channels = (in_channels, num_classes)
         self.region = region
+        self.patch_size = patch_size
+        self.foreground_prob = foreground_prob
         self.first_random: int | None = transform.get_index_of_first(  # type: ignore[no-untyped-call]
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
         )
@@ -103,6 +118,19 @@ class DiskCacheDataset(Dataset):
                     hidden = not progress or idist.get_rank() > 0
                     raise_all(list(tqdm(done, "caching cases", len(missing), disable=hidden)))
             idist.barrier()
+        labeled = [i for i, item in enumerate(data) if item.get("label") is not None]
+        self.pieces: list[dict[int, float]] = [self._read(i)["largest_pieces"] for i in labeled]
+        unseen = set(range(1, num_classes + 1)).difference(*self.pieces)
+        if labeled and unseen and idist.get_rank() == 0:
+            logger.warning(
+                "No labelled training case (of %d) has a voxel of class %s, so it cannot be learnt: label a case that "
+                "shows it, or take it out of class_names.", len(labeled), ", ".join(map(str, sorted(unseen))),
+            )  # fmt: skip
+
+    def one_piece_classes(self) -> list[int]:
+        """Classes that are one piece in every labelled case that has them (``ONE_PIECE``)."""
+        several = {index for case in self.pieces for index, share in case.items() if share < ONE_PIECE}
+        return sorted(set().union(*self.pieces) - several)
 
     @staticmethod
     def _made(folder: Path) -> Path:
@@ -113,6 +141,9 @@ class DiskCacheDataset(Dataset):
         # a copy for the thread: MONAI's NibabelReader keeps the names of the files that it is reading
         case = CheckedDataset([self.data[index]], deepcopy(self.transform), *self.channels)
         item = case.prepared(0, end=self.first_random)
+        if item.get("label") is not None:
+            found = class_positions(item["label"]), largest_pieces(item["label"])
+            item = {**item, **dict(zip(FOREGROUND, found, strict=True))}
         try:
             with atomically(self.files[index], durable=False) as file:
                 torch.save(convert_to_tensor(item, track_meta=False, convert_numeric=False), file)
@@ -129,30 +160,25 @@ class DiskCacheDataset(Dataset):
             return self._transform(index.case, index.seed, index.place)
         return super().__getitem__(index)
 
-    def _transform(self, index: int, seed: int | None = None, place: Sequence[float] | None = None) -> Any:
+    def _read(self, index: int) -> dict[str, Any]:
+        """Cached case, memory-mapped."""
         try:
-            item = torch.load(self.files[index], mmap=True, weights_only=True)
+            item: dict[str, Any] = torch.load(self.files[index], mmap=True, weights_only=True)
         except Exception as error:  # whatever a damaged or missing file raises
             logger.warning("The cached case %s cannot be read (%s): making it anew.", self.files[index], error)
             self._prepare(index)
             item = torch.load(self.files[index], mmap=True, weights_only=True)
-        if self.region is not None:
-            item = self._box(item, self.region, seed, place)
-        return self.transform(item, start=self.first_random) if self.first_random is not None else item
+        return item
 
-    @staticmethod
-    def _box(
-        item: Mapping[str, Any], region: Sequence[int], seed: int | None, place: Sequence[float] | None = None
-    ) -> dict[str, Any]:
-        """The same box of all volumes ``(channels, H, W, D)`` of an item, at ``place`` or at random; memory-mapped."""
-        random = np.random.default_rng(seed)
-        shape = item["image"].shape[1:]
-        last = [max(size - most, 0) for size, most in zip(shape, region, strict=True)]
-        firsts = [int(random.integers(most + 1)) for most in last]
-        if place is not None:
-            firsts = [round(relative * most) for relative, most in zip(place, last, strict=True)]
-        box = (slice(None), *(slice(first, first + most) for first, most in zip(firsts, region, strict=True)))
-        return {key: value[box] if isinstance(value, Tensor) else value for key, value in item.items()}
+    def _transform(self, index: int, seed: int | None = None, place: Sequence[float] | None = None) -> Any:
+        item = self._read(index)
+        positions, _ = (item.pop(key, {}) for key in FOREGROUND)
+        position = draw_position(positions, self.foreground_prob, seed)
+        if position is not None and self.patch_size is not None:
+            item = cut(item, box_around(position, self.patch_size, item["image"].shape[1:]))
+        elif self.region is not None:
+            item = cut(item, random_box(item["image"].shape[1:], self.region, seed, place))
+        return self.transform(item, start=self.first_random) if self.first_random is not None else item
 
 
 class _NotingModules(pickle.Pickler):
@@ -179,7 +205,7 @@ def _with_code(transforms: Sequence[Any]) -> bytes:
     pickler = _NotingModules(content)
     pickler.dump(transforms)
     readers = (name for name in sys.modules if name.startswith(f"{reading.__name__}."))
-    for name in sorted({*pickler.modules, *readers, check_case.__module__, __name__}):
+    for name in sorted({*pickler.modules, *readers, check_case.__module__, class_positions.__module__, __name__}):
         source = Path(getattr(sys.modules.get(name), "__file__", None) or "")
         if source.suffix == ".py" and source.is_file():
             content.write(source.read_bytes())

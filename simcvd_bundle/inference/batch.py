@@ -24,6 +24,7 @@ from simcvd_bundle.data.names import result_file
 from simcvd_bundle.data.reading.nifti import nifti_image
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.utils.atomic import atomically
+from simcvd_bundle.utils.devices import log_device
 from simcvd_bundle.utils.errors import first_cause
 from simcvd_bundle.utils.memory import keep_freed_memory
 from simcvd_bundle.utils.workers import worker_errors
@@ -105,6 +106,7 @@ class BatchEvaluator(SupervisedEvaluator):
             RuntimeError: at the end, with all cases that failed, if any.
         """
         keep_freed_memory()
+        log_device("Segmenting", self)
         with worker_errors():
             super().run(global_epoch)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from monai.inferers import Inferer, SlidingWindowInferer
+from monai.inferers import Inferer, SlidingWindowInfererAdapt
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,8 +38,10 @@ class _Probabilities:
         return torch.cat([output.logits.float().softmax(1), output.sdm.float()], 1)
 
 
-class WindowInferer(SlidingWindowInferer):
+class WindowInferer(SlidingWindowInfererAdapt):
     """The paper's sliding window: a stride in voxels, and softmax probabilities averaged where windows overlap.
+
+    Sums over the scan move to main memory when they do not fit a GPU's (MONAI's ``SlidingWindowInfererAdapt``).
 
     Args:
         roi_size: window in voxels.
@@ -64,7 +66,7 @@ class WindowInferer(SlidingWindowInferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Probabilities ``(B, C + 1, H, W, D)`` of ``(B, channels, H, W, D)``; with SDM ``2 C + 1`` channels."""
         result = super().__call__(inputs, _Probabilities(network, self.with_sdm, self.precision))
-        return cast(Tensor, result)
+        return cast(Tensor, result).to(inputs.device)
 
 
 class WholeSliceInferer(Inferer):
@@ -75,7 +77,8 @@ class WholeSliceInferer(Inferer):
     cost 10 % Dice, two passes of 80 slices 1.5 % (``docs/performance.md``). Where windows overlap, by a quarter at
     least, probabilities are averaged. Batch norms are folded into the convolutions.
 
-    A volume whose slices are too large is segmented in windows that overlap by a quarter, and the log says so.
+    A volume whose slices are too large, or do not fit a GPU, is segmented in windows that overlap by a quarter, and the
+    log says so.
 
     Args:
         window: the patch size of the training; smaller volumes are zero-padded to it, as in training.
@@ -104,9 +107,19 @@ class WholeSliceInferer(Inferer):
                 "segmenting in windows of %s.",
                 *shape[:2], self.max_voxels, " x ".join(map(str, self.window)),
             )  # fmt: skip
-            stride = [max(1, 3 * size // 4) for size in self.window]
-            windows = WindowInferer(self.window, stride, with_sdm=self.with_sdm, precision=self.precision)
-            return windows(inputs, network)
+            return self._in_windows(inputs, network)
+        try:
+            return self._in_slices(inputs, network, padded)
+        except torch.OutOfMemoryError as error:
+            logger.warning("A pass of whole slices does not fit the GPU (%s): segmenting in windows.", error)
+        return self._in_windows(inputs, network)
+
+    def _in_windows(self, inputs: Tensor, network: Callable[..., Any]) -> Tensor:
+        stride = [max(1, 3 * size // 4) for size in self.window]
+        return WindowInferer(self.window, stride, with_sdm=self.with_sdm, precision=self.precision)(inputs, network)
+
+    def _in_slices(self, inputs: Tensor, network: Callable[..., Any], padded: Sequence[int]) -> Tensor:
+        shape = inputs.shape[2:]
         lows = [(large - size) // 2 for large, size in zip(padded, shape, strict=True)]
         pads = [(low, large - size - low) for low, large, size in zip(lows, padded, shape, strict=True)]
         images = F.pad(convert_to_tensor(inputs, track_meta=False), [n for pair in reversed(pads) for n in pair])

@@ -16,6 +16,8 @@ class SignedDistanceLoss(nn.Module):
     Source: You et al., IEEE TMI 2022, doi:10.1109/TMI.2022.3161829.
     """
 
+    reads_teacher = False
+
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
         """Loss of labelled patches.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RELU = ("RELU", {"inplace": True})
+from simcvd_bundle.networks.blocks import conv_block, down, up
+from simcvd_bundle.networks.extra import ExtraDecoder, ScaleHead
 
 
 class VNetOutput(NamedTuple):
@@ -22,11 +22,23 @@ class VNetOutput(NamedTuple):
         sdm: ``(B, C, H, W, D)``, signed distance maps in [-1, 1], negative inside.
         features: ``(B, 16 * base_channels, H / 16, W / 16, D / 16)``, the bottleneck before its dropout, rounded up;
             with other strides than 2 divided by their product along the axis.
+        extra_logits: ``(B, K, C + 1, H, W, D)``, those of the K further outputs (decoders, scales or a second network)
+            that training alone has; ``None`` without.
     """
 
     logits: Tensor
     sdm: Tensor
     features: Tensor
+    extra_logits: Tensor | None = None
+
+    def entries(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        return {name: entry for name, entry in self._asdict().items() if entry is not None}
+
+    def split(self, sizes: Sequence[int]) -> list[VNetOutput]:
+        """Parts of ``sizes`` volumes each, in order."""
+        parts = {name: torch.split(entry, list(sizes)) for name, entry in self.entries().items()}
+        return [VNetOutput(**{name: part[i] for name, part in parts.items()}) for i in range(len(sizes))]
 
 
 def split_output(pred: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -41,30 +53,6 @@ def split_output(pred: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         none ``(0, *spatial)``.
     """
     return pred[: num_classes + 1], pred[num_classes + 1 :]
-
-
-def conv_block(channels_in: int, channels_out: int, depth: int, kernel_size: Sequence[int]) -> nn.Sequential:
-    """``depth`` times convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        *(Convolution(3, channels_in if i == 0 else channels_out, channels_out, kernel_size=kernel_size, act=RELU,
-                      norm="BATCH")
-          for i in range(depth))
-    )  # fmt: skip
-
-
-def down(channels: int, stride: Sequence[int]) -> Convolution:
-    """Divide every axis by its stride, double the channels."""
-    return Convolution(
-        3, channels, 2 * channels, strides=stride, kernel_size=stride, padding=0, act=RELU, norm="BATCH"
-    )  # fmt: skip
-
-
-def up(channels: int, stride: Sequence[int]) -> Convolution:
-    """Multiply every axis by its stride, halve the channels."""
-    return Convolution(
-        3, channels, channels // 2, strides=stride, kernel_size=stride, padding=0, output_padding=0,
-        act=RELU, norm="BATCH", is_transposed=True,
-    )  # fmt: skip
 
 
 class VNet(nn.Module):
@@ -87,9 +75,14 @@ class VNet(nn.Module):
         dropout: channel dropout at the bottleneck and before the output branches (one of SimCVD's perturbations).
         strides: for each of the four steps down the stride along H, W and D, 1 or 2; undone on the way up.
         kernel_sizes: for each of the five levels the kernel along H, W and D, 1 or 3.
+        extra_decoders: upsampling of each further decoder, one of ``UPSAMPLINGS`` (MC-Net: ``trilinear``, ``nearest``).
+        scales: deep outputs besides the one at full resolution, of the coarser levels of the decoder (URPC: 3).
+
+    Extra decoders and scales serve training only: a plain call leaves them out, and so do exported weights.
 
     Raises:
-        ValueError: when an argument is out of its range, or the input is not ``(B, in_channels, H, W, D)``.
+        ValueError: when an argument is out of its range, both kinds of extra outputs are asked for, or the input is not
+            ``(B, in_channels, H, W, D)``.
     """
 
     def __init__(
@@ -100,6 +93,8 @@ class VNet(nn.Module):
         dropout: float = 0.5,
         strides: Sequence[Sequence[int]] = ((2, 2, 2),) * 4,
         kernel_sizes: Sequence[Sequence[int]] = ((3, 3, 3),) * 5,
+        extra_decoders: Sequence[str] = (),
+        scales: int = 0,
     ) -> None:
         super().__init__()
         if min(in_channels, num_classes, base_channels) < 1:
@@ -109,6 +104,11 @@ class VNet(nn.Module):
             )
         require_triples("strides", strides, 4, (1, 2))
         require_triples("kernel_sizes", kernel_sizes, 5, (1, 3))
+        if isinstance(scales, bool) or scales not in range(4) or (scales and extra_decoders):
+            raise ValueError(
+                "VNet: scales must be 0 to 3, the coarser levels of the decoder, and 0 with extra_decoders, got scales "
+                f"{scales} and extra_decoders {list(extra_decoders)}."
+            )
         channels = [base_channels * 2**level for level in range(5)]
         depths = (1, 2, 3, 3, 3)
         first = (in_channels, *channels[1:])  # a step down doubles the channels already
@@ -123,6 +123,11 @@ class VNet(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
         self.segmentation = nn.Conv3d(base_channels, num_classes + 1, 1)
         self.sdm = nn.Conv3d(base_channels, num_classes, 1)
+        levels = [(channels[4 - i], strides[3 - i], depths[3 - i], kernel_sizes[3 - i]) for i in range(4)]
+        self.extra: nn.Module = nn.ModuleList(
+            [ExtraDecoder(kind, levels, num_classes, dropout) for kind in extra_decoders]
+            + [ScaleHead(step, channels[step], num_classes, dropout) for step in range(1, scales + 1)]
+        )
         # measured on CPU: a training step is 1.2 to 1.6 times faster in this layout; it survives .to() and deepcopy
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
@@ -140,14 +145,21 @@ class VNet(nn.Module):
         if x.dim() != 5 or x.shape[1] != self.in_channels:
             raise ValueError(f"VNet expects an image of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}.")
         features, skips = self.encode(x)
-        decoded = self.decode(features, skips)
-        for axis in range(2, 5):
-            decoded = decoded.narrow(axis, (decoded.shape[axis] - x.shape[axis]) // 2, x.shape[axis])
+        levels = self.decode_levels(features, skips)
+        decoded = cropped(self.dropout(levels[-1]), x)
         logits: Tensor = self.segmentation(decoded)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             if return_all:
-                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features)  # type: ignore[return-value]
+                extra = self.extra_logits(x, features, skips, levels)
+                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features, extra)  # type: ignore[return-value]
         return logits
+
+    @torch.jit.unused
+    def extra_logits(self, x: Tensor, features: Tensor, skips: list[Tensor], levels: list[Tensor]) -> Tensor | None:
+        """Logits of the extra decoders or scales, see ``VNetOutput``, of what ``encode`` and ``decode_levels`` gave."""
+        branches: Any = self.extra
+        outputs = [cropped(branch(features, skips, levels), x) for branch in branches]
+        return torch.stack(outputs, 1) if outputs else None
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encode an image of any size.
@@ -171,14 +183,19 @@ class VNet(nn.Module):
             x = shrink(x)
         return self.encoder[4](x), skips
 
-    def decode(self, features: Tensor, skips: list[Tensor]) -> Tensor:
-        """Features at full resolution, after dropout, of what ``encode`` returned; of the padded image."""
-        left = skips.copy()
-        x = self.dropout(features)
+    def decode_levels(self, features: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """Features of the decoder's four levels, the finest last, of what ``encode`` returned; of the padded image."""
+        left, levels = skips.copy(), [self.dropout(features)]
         for grow, block in zip(self.ups, self.decoder):  # noqa: B905
-            x = block(grow(x) + left.pop())
-        decoded: Tensor = self.dropout(x)
-        return decoded
+            levels.append(block(grow(levels[-1]) + left.pop()))
+        return levels[1:]
+
+
+def cropped(padded: Tensor, x: Tensor) -> Tensor:
+    """Output of the padded image, cut to where ``x`` was in it."""
+    for axis in range(2, 5):
+        padded = padded.narrow(axis, (padded.shape[axis] - x.shape[axis]) // 2, x.shape[axis])
+    return padded
 
 
 def require_triples(name: str, triples: Sequence[Sequence[int]], count: int, allowed: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from monai.bundle import ReferenceResolver
 
+from simcvd_bundle.runs.methods import check_method
 from simcvd_bundle.utils.errors import show_root_cause
 
 BASE_CONFIGS = {
@@ -41,8 +42,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "head_pool_size fast_max_voxels lr_step num_labeled",
     ),
     "an integer of at least 0": (
-        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers validation_workers seed "
-        "rampup_length warmup_length queue_size",
+        lambda value: type(value) is int and value >= 0,
+        "unlabeled_batch_size num_workers seed rampup_length warmup_length queue_size",
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,
@@ -55,7 +56,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a number from 0 to 1, 1 excluded": (
         lambda value: _is_number(value) and 0 <= value < 1, "ema_decay head_dropout",
     ),
-    "a number from 0 to 1": (lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob"),
+    "a number from 0 to 1": (
+        lambda value: _is_number(value) and 0 <= value <= 1, "rotation_prob flip_prob foreground_prob",
+    ),
     "three integers of at least 1": (
         lambda value: isinstance(value, list) and [type(v) is int and v >= 1 for v in value] == [True] * 3,
         "patch_size window_stride crop_size smallest_crop",
@@ -124,7 +127,8 @@ def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> N
     Raises:
         FileNotFoundError: when ``bundle_root`` is no bundle.
         ValueError: with the unknown ids and what they may have been meant to be; or with an id whose value it cannot
-            take, such as the text that MONAI's command line makes of ``false``, which would count as true.
+            take, such as the text that MONAI's command line makes of ``false``, which would count as true; or with what
+            is wrong with the method (``check_method``).
     """
     sys.excepthook = show_root_cause
     configs = Path(bundle_root, "configs")
@@ -153,6 +157,8 @@ def check_config(bundle_root: str, config: Mapping[str, Any] | None = None) -> N
             f"the ids that can be set are those of configs/{' and configs/'.join(bases)}."
         )
     check_values(config, {name: value for base in bases.values() for name, value in base.items()})
+    if "train.json" in bases and "loss" in config:
+        check_method(config, configs)
 
 
 def grouped_ids(config: Mapping[str, Any]) -> set[str]:
@@ -180,7 +186,8 @@ def running_config() -> dict[str, Any]:
 FREE = (
     "bundle_root", "output_dir", "ckpt_dir", "cache_dir", "dataset_dir", "datalist", "train::dataset::data",
     "resume", "pretrained", "device", "rank", "world_size", "backend", "join", "network", "projection_head",
-    "num_workers", "validation_workers", "iterations", "train::trainer::max_epochs",
+    "num_workers", "train::dataloader::pin_memory", "train::trainer::non_blocking",
+    "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
     "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "pretraining",
     "classifying", "evaluating", "evaluate", "finalize",

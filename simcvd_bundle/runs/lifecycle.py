@@ -12,9 +12,9 @@ from monai.engines import Evaluator, Trainer
 from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
 from simcvd_bundle.runs.config import RunSettings
 from simcvd_bundle.runs.folder import prepare_folder
-from simcvd_bundle.runs.provenance import hardware
 from simcvd_bundle.runs.tracking import Tracking
 from simcvd_bundle.runs.weights import export_weights, load_pretrained
+from simcvd_bundle.utils.devices import log_device
 from simcvd_bundle.utils.distributed import from_rank_0
 from simcvd_bundle.utils.memory import keep_freed_memory
 from simcvd_bundle.utils.workers import worker_errors
@@ -65,8 +65,7 @@ class Lifecycle:
             ValueError: when weights or checkpoints do not fit.
         """
         keep_freed_memory()
-        device: Any = trainer.state.device
-        logger.info("Training on %s (%s).", device, hardware(device))
+        log_device("Training", trainer)
         prepare_folder(self.output_dir, self.ckpt_dir, self.resume)
         if not self.resume:
             load_pretrained(checkpoint["student"], self.pretrained)
@@ -96,6 +95,7 @@ class Lifecycle:
             evaluator: the evaluator.
         """
         keep_freed_memory()
+        log_device("Evaluating", evaluator)
         with Tracking(self.handlers) as tracking, worker_errors():
             tracking.run(evaluator)
             tracking.log_files(Path(self.output_dir, "per_case.csv"), Path(self.output_dir, "summary.json"))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import simcvd_bundle
+from simcvd_bundle.utils.devices import hardware
 from simcvd_bundle.utils.paths import BUNDLE_ROOT
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "edt")
@@ -46,16 +47,3 @@ def commit(root: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{name}-dirty" if changed else name
-
-
-def hardware(device: torch.device | str) -> str:
-    """Name of the GPU, or of the processor for another device."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor()
-
-
-def processor() -> str:
-    """Name of the processor."""
-    information = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from simcvd_bundle.networks.extra import EXTRA
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.distributed import from_rank_0
 
@@ -24,7 +25,7 @@ ENCODER = ("network.encoder", "network.downs")
 
 
 def load_weights(network: nn.Module, path: str) -> None:
-    """Load a weights file, all or nothing. Of several processes the first one reads it for all.
+    """Load a weights file, all or nothing but what serves training only. The first process reads it for all.
 
     Args:
         network: network to fill.
@@ -36,6 +37,9 @@ def load_weights(network: nn.Module, path: str) -> None:
     """
     content = from_rank_0(lambda: _read(path))
     state = content.get("model", content) if isinstance(content, Mapping) else content
+    if isinstance(state, Mapping):  # exported weights have no extra outputs, and a plain network needs none
+        own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(EXTRA)}
+        state = {**own, **{name: tensor for name, tensor in state.items() if not str(name).startswith(EXTRA)}}
     try:
         copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
     except (RuntimeError, TypeError) as error:
@@ -129,6 +133,8 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     Weights that this replaces are kept as ``ckpt_dir/replaced/model_HASH.pt`` (the first 12 digits of their SHA-256),
     so a demo never destroys shipped weights: copy the file back to undo.
 
+    What serves training only, such as a second decoder, is left out: a plain network loads them.
+
     Args:
         network: the student (not its DDP wrapper).
         run_dir: folder of the run.
@@ -137,7 +143,11 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     Returns:
         Path of the bundle's weights.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(EXTRA)
+    }
     written, current = Path(run_dir, "model.pt"), Path(ckpt_dir, "model.pt")
     write_tensors(written, weights)
     if current.resolve() == written.resolve():

@@ -27,7 +27,7 @@ class FiniteLossHandler:
 
     Args:
         sampler: sampler of the training loader; it knows the cases of each iteration.
-        interval: iterations between two looks on a GPU.
+        interval: iterations between two looks on a GPU; each waits for it.
 
     Raises:
         FloatingPointError: when a loss is not finite.

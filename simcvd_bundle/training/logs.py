@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import SupervisedTrainer
@@ -55,12 +58,17 @@ class LossTermsHandler:
         engine.state.output = [{"loss": values}]
 
 
+TOGETHER = 10
+"""Iterations whose values are fetched from the device at once."""
+
+
 class LogsHandler:
     """Log to the console and TensorBoard; process 0 only.
 
     A trainer's loss, terms and weights are logged every ``interval`` iterations, with a progress bar; an evaluator's
-    metrics at the end of its run. The TensorBoard file is opened when the engine starts, in the folder that the run has
-    prepared by then.
+    metrics at the end of its run. The values stay on the device until ``TOGETHER`` iterations have passed or the epoch
+    ends: MONAI's handlers, fed at every iteration, would let it wait for each value. The TensorBoard file is opened
+    when the engine starts, in the folder that the run has prepared by then.
 
     Args:
         log_dir: folder of the TensorBoard files.
@@ -77,7 +85,8 @@ class LogsHandler:
         self.log_dir = log_dir
         self.name = name
         self.interval = interval
-        self.started = False
+        self.handlers: list[Any] = []
+        self.waiting: list[tuple[dict[str, Any], Mapping[str, Tensor | float]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer, after ``LossTermsHandler``, or on an evaluator."""
@@ -86,16 +95,32 @@ class LogsHandler:
 
     def start(self, engine: Engine) -> None:
         """Open the logs, before the first of an evaluator's runs."""
-        if self.started:
+        if self.handlers:
             return
-        self.started = True
-        loss = from_engine(["loss"], first=True)
-        settings: dict[str, Any] = {"iteration_log": False}
+        settings: dict[str, Any] = {"iteration_log": False, "epoch_log": self.interval is None}
         if self.interval is not None:
-            settings = {"iteration_log": self._due, "epoch_log": False, "output_transform": loss}
+            settings["output_transform"] = from_engine(["loss"], first=True)
             ProgressBar(desc=self.name).attach(engine)
-        StatsHandler(name=f"simcvd_bundle.{self.name}", **settings).attach(engine)
-        TensorBoardStatsHandler(log_dir=self.log_dir, **settings).attach(engine)
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=TOGETHER) | Events.EPOCH_COMPLETED, self.write)
+        self.handlers.append(StatsHandler(name=f"simcvd_bundle.{self.name}", **settings))
+        self.handlers.append(TensorBoardStatsHandler(log_dir=self.log_dir, **settings))
+        for handler in self.handlers:
+            handler.attach(engine)
 
-    def _due(self, engine: Engine, iteration: int) -> bool:
-        return iteration % (self.interval or 1) == 0
+    def __call__(self, engine: Engine) -> None:
+        """Remember the values of this iteration."""
+        output: Any = engine.state.output
+        where = {name: getattr(engine.state, name) for name in ("iteration", "epoch", "epoch_length", "max_epochs")}
+        self.waiting.append((where, output[0]["loss"]))
+
+    def write(self) -> None:
+        """Fetch the values that wait, and let MONAI's handlers write them as those of their iterations."""
+        waiting, self.waiting = self.waiting, []
+        tensors = [value for _, values in waiting for value in values.values() if isinstance(value, Tensor)]
+        numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+        for where, values in waiting:
+            fetched = {name: next(numbers) if isinstance(v, Tensor) else v for name, v in values.items()}
+            past: Any = SimpleNamespace(state=SimpleNamespace(output=[{"loss": fetched}], **where))
+            for handler in self.handlers:
+                handler.iteration_completed(past)

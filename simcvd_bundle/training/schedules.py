@@ -29,7 +29,7 @@ def sigmoid_rampup(current_step: int, rampup_length: int) -> float:
 
 
 class RampUpHandler:
-    """Set the ramp-up factor of a loss before every iteration.
+    """Tell a loss the iteration and the ramp-up factor before every iteration.
 
     Args:
         loss: the loss.
@@ -49,5 +49,6 @@ class RampUpHandler:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Set the factor of this iteration, counted from 1."""
+        """Set both; iterations count from 1."""
+        self.loss.iteration = engine.state.iteration
         self.loss.ramp = sigmoid_rampup(engine.state.iteration, self.length)

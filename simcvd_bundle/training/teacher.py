@@ -16,7 +16,8 @@ class MeanTeacherHandler:
 
     The decay is ``min(1 - 1 / t, decay)`` at iteration t from 1 on, so the first step copies the student (UA-MT's rule
     with the paper's 0.999). Parameters are averaged; batch-norm statistics stay the teacher's own. At the start of a
-    fresh run the teacher becomes an exact copy of the student, whatever weights that has been given meanwhile.
+    fresh run the teacher becomes an exact copy of the student, whatever weights that has been given meanwhile; up to
+    iteration ``start`` it stays one, statistics included.
 
     ignite's ``EMAHandler`` is not used: by default the teacher's buffers are the student's (pytorch/ignite#2590).
 
@@ -24,14 +25,17 @@ class MeanTeacherHandler:
         student: modules whose parameters are averaged (not their DDP wrappers).
         teacher: modules of the same form that hold the average; they need storage of their own.
         decay: upper bound of the decay, 0.999 in the paper.
+        start: iterations at the beginning in which no teacher is needed.
 
     Raises:
-        ValueError: when ``decay`` is not in [0, 1), or teacher and student share storage.
+        ValueError: when ``decay`` is not in [0, 1), ``start`` is negative, or teacher and student share storage.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, decay: float = 0.999, start: int = 0) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {decay}.")
+        if start < 0:
+            raise ValueError(f"train::teacher_start is a number of iterations and must not be negative, got {start}.")
         shared = {t.data_ptr() for t in student.state_dict().values() if t.numel()} & {
             t.data_ptr() for t in teacher.state_dict().values() if t.numel()
         }
@@ -40,6 +44,7 @@ class MeanTeacherHandler:
         self.student = student
         self.teacher = teacher.requires_grad_(False)
         self.decay = decay
+        self.start_iteration = start
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -54,9 +59,13 @@ class MeanTeacherHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Move the teacher by one step."""
-        decay = min(1 - 1 / max(engine.state.iteration, 1), self.decay)
+        iteration = engine.state.iteration
+        if iteration <= self.start_iteration:
+            self.teacher.load_state_dict(self.student.state_dict())
+            return
+        decay = min(1 - 1 / max(iteration, 1), self.decay)
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(list(self.teacher.parameters()), list(self.student.parameters()), engine.state.iteration)
+        average(list(self.teacher.parameters()), list(self.student.parameters()), iteration)
 
 
 class BatchNormStatisticsHandler:

@@ -23,10 +23,10 @@ REMEDY = (
 
 
 def join(backend: str) -> None:
-    """Become one of the processes that ``torchrun`` has started.
+    """Become one of the processes that ``torchrun`` has started, with the GPU of its number, where there are some.
 
     Args:
-        backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs.
+        backend: ``"nccl"`` for GPUs, ``"gloo"`` for CPUs and where there is no NCCL (Windows).
 
     Raises:
         RuntimeError: when the process was not started by ``torchrun`` (or with the variables that it sets, numbers
@@ -45,14 +45,24 @@ def join(backend: str) -> None:
         raise RuntimeError(
             f"configs/multi_gpu_train.json is for process RANK, from 0, of WORLD_SIZE, but {', '.join(wrong)}: {REMEDY}"
         )
-    if backend == "nccl" and int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+    local_rank = int(numbers["LOCAL_RANK"])
+    if backend == "nccl" and local_rank >= torch.cuda.device_count():
         raise RuntimeError(
-            f"Process {os.environ['LOCAL_RANK']} of this machine (from 0) has no GPU, as {torch.cuda.device_count()} "
+            f"Process {local_rank} of this machine (from 0) has no GPU, as {torch.cuda.device_count()} "
             "are visible: set --nproc_per_node to at most that number, or make more visible."
         )
     # its successor forward_sync_buffers is not in torch 2.12
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    distributed.init_process_group(backend)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group(backend, device_id=torch.device("cuda", local_rank) if backend == "nccl" else None)
+    # in a SLURM job ignite takes SLURM's numbers for torchrun's: each process would be the first of its machine
+    job = os.environ.pop("SLURM_JOB_ID", None)
+    try:
+        idist.sync()
+    finally:
+        if job is not None:
+            os.environ["SLURM_JOB_ID"] = job
 
 
 def from_rank_0(function: Callable[[], T]) -> T:

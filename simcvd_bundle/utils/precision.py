@@ -51,10 +51,30 @@ def automatic_precision(device: str) -> str:
     return precision
 
 
+def chosen_precision(device: str, precision: str) -> str:
+    """The precision that ``precision`` is on a type of device.
+
+    Args:
+        device: type of the device, such as ``"cpu"`` or ``"cuda"``.
+        precision: see ``known_precision``.
+
+    Raises:
+        ValueError: for bfloat16 on a GPU that only emulates it; cuDNN has no such convolutions there.
+    """
+    if precision == "auto":
+        return automatic_precision(device)
+    if precision == "bfloat16" and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name()} has no convolutions in bfloat16 (GPUs have them from Ampere on): "
+            "use --precision float16, or float32."
+        )
+    return precision
+
+
 def autocast(inputs: Tensor, precision: str) -> torch.autocast:
-    """Autocast context of ``precision``, see ``known_precision``, on the device of ``inputs``."""
+    """Autocast context of ``precision``, see ``chosen_precision``, on the device of ``inputs``."""
     device = inputs.device.type
-    chosen = automatic_precision(device) if precision == "auto" else precision
+    chosen = chosen_precision(device, precision)
     return torch.autocast(device, PRECISIONS[chosen], enabled=chosen != "float32")
 
 

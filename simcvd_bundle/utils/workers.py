@@ -69,7 +69,8 @@ def _remedy(error: Exception) -> str:
         size = f"has {shutil.disk_usage(SHARED_MEMORY).total / 2**20:.0f} MiB"
     return (
         f"{text}: {SHARED_MEMORY} {size}. Give more shared memory (docker run --shm-size=8g; by default a container "
-        "has 64 MiB), or load without workers (--num_workers 0, also --validation_workers 0 where that was set)."
+        "has 64 MiB), or load without workers (--num_workers 0, also --validate::dataloader::num_workers 0 where that "
+        "was set)."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, TINY
 from processes import run as run_python
 
@@ -83,3 +84,20 @@ def test_label_rounds(tmp_path: Path) -> None:
     assert [len(rounds) for arm in figures.values() for rounds in arm] == [3, 3, 3]
     assert all(0 <= dice <= 1 for arm in figures.values() for rounds in arm for dice in rounds)
     assert figures["pool, random"][0][0] == figures["pool, disagreement"][0][0]
+
+
+def test_the_checks_of_a_gpu_skip_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, output = run_python([str(ROOT / "benchmarks" / "gpu_check.py")], tmp_path / "log.txt", tmp_path)
+    assert code == 0, output
+    assert f"SKIPPED: torch {torch.__version__} sees no GPU" in output
+
+
+@pytest.mark.slow
+def test_the_checks_of_a_gpu_work_on_a_cpu(tmp_path: Path) -> None:
+    """Those that a CPU can do."""
+    names = ["overflow", "precisions", "repeat", "step", "loader", "half", "waits"]
+    figures = run(tmp_path, "gpu_check.py", "--device", "cpu", "--patch", "16", "16", "16", "--only", *names)
+    assert figures["failed"] == []
+    assert figures["waits"] == "on CUDA only"
+    assert figures["repeat float32, average pooling"] == "repeated True, resumed True"

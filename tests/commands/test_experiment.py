@@ -55,6 +55,20 @@ def test_plan_orders_runs_by_seed_then_labels_then_experiment(overlay: str) -> N
     assert "num_labeled" not in plan(["simcvd"], overlay, None, [0], {})[0].overrides
 
 
+def test_all_is_simcvd_and_every_method(overlay: str) -> None:
+    names = {run.name.removesuffix("_seed0") for run in plan(["all"], overlay, None, [0], {})}
+    files = {file.stem.removeprefix("method_") for file in (ROOT / "configs").glob("method_*.json")}
+    assert names == files | {"simcvd"}
+    assert len(names) > 10
+
+
+def test_methods_that_exclude_each_other_are_refused_before_anything_runs(overlay: str) -> None:
+    runs = plan(["method_ua_mt+method_dtc"], overlay, None, [0], {})
+    assert runs[0].name == "ua_mt+dtc_seed0"
+    with pytest.raises(ValueError, match=r"mc_net\+urpc_seed0: method_mc_net and method_urpc exclude each other"):
+        plan(["method_mc_net+method_urpc"], overlay, None, [0], {})
+
+
 def test_an_unknown_overlay_is_refused_before_anything_runs(overlay: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No overlay method_supervise: .* simcvd, .*method_supervised"):
         experiment(str(tmp_path), overlay, ["simcvd", "method_supervise"], output_dir=str(tmp_path / "runs"))

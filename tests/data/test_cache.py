@@ -160,15 +160,16 @@ def test_prepare_batch_splits_image_and_target() -> None:
         "labeled": {"image": volume, "label": volume, "sdm": volume},
         "unlabeled": {"image": volume.expand(2, -1, -1, -1, -1)},
     }
-    images, target = prepare_batch(batch, device="meta", non_blocking=True, dtype=torch.float64)
-    assert {stream: len(image) for stream, image in images.items()} == {"labeled": 1, "unlabeled": 2}
+    inputs, target = prepare_batch(batch, device="meta", non_blocking=True, dtype=torch.float64)
+    assert {stream: len(part["image"]) for stream, part in inputs.items()} == {"labeled": 1, "unlabeled": 2}
     assert {stream: set(part) for stream, part in target.items()} == {"labeled": {"label", "sdm"}, "unlabeled": set()}
-    moved = [*images.values(), *target["labeled"].values()]
+    assert inputs["labeled"].keys() == {"image", "label", "sdm"}  # a mix needs the labels
+    moved = [*inputs["unlabeled"].values(), *target["labeled"].values()]
     assert {t.device.type for t in moved} == {"meta"}
     assert {t.dtype for t in moved} == {torch.float64}
     assert set(batch["labeled"]) == {"image", "label", "sdm"}
-    images, target = prepare_batch(batch)
-    assert images["labeled"] is volume
+    inputs, target = prepare_batch(batch)
+    assert inputs["labeled"]["image"] is volume
     assert target["labeled"]["sdm"] is volume
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.inferers import inferer
 from probes import random
 from torch import Tensor, nn
 
@@ -236,3 +237,48 @@ def test_thick_slices_in_both_modes(depth: int) -> None:
             torch.testing.assert_close(result.sum(1), torch.ones(1, 32, 32, depth))
             if depth == 5:
                 torch.testing.assert_close(result, network(image).softmax(1), atol=1e-5, rtol=1e-4)
+
+
+# a GPU whose memory is full
+
+
+class Full(Gain):
+    """A network with room for the windows of ``size`` alone."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor, return_all: bool = False) -> Any:
+        if tuple(x.shape[2:]) != self.size:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(x, return_all)
+
+
+def test_slices_that_do_not_fit_the_gpu_are_segmented_in_windows(caplog: pytest.LogCaptureFixture) -> None:
+    image = random(1, 1, 9, 8, 4)
+    result = WholeSliceInferer((4, 4, 4))(image, Full((4, 4, 4)))
+    torch.testing.assert_close(result, WindowInferer((4, 4, 4), (3, 3, 3))(image, Gain()))
+    assert "does not fit the GPU (CUDA out of memory.): segmenting in windows" in caplog.text
+    with pytest.raises(torch.OutOfMemoryError):  # of a window, there is nothing smaller
+        WholeSliceInferer((4, 4, 4))(image, Full((1, 1, 1)))
+
+
+def test_sums_that_do_not_fit_the_gpu_are_made_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By MONAI, as soon as the sums on the device of the scan fail."""
+    devices: list[str] = []
+    original = inferer.sliding_window_inference
+
+    def stitch(inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        devices.append(str(args[9]))
+        if len(devices) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(inputs, *args, **kwargs)
+
+    monkeypatch.setattr(inferer, "sliding_window_inference", stitch)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    image = random(1, 1, 7, 5, 4)
+    result = WindowInferer((4, 4, 4), (2, 2, 2))(image, Gain())
+    assert len(devices) == 2
+    monkeypatch.undo()
+    torch.testing.assert_close(result, WindowInferer((4, 4, 4), (2, 2, 2))(image, Gain()))

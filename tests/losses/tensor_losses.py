@@ -11,6 +11,7 @@ from simcvd_bundle import losses
 
 ENTRIES: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = {
     losses.SegmentationLoss: (("logits",), ("label",)),
+    losses.RegionSegmentationLoss: (("logits",), ("soft_label", "pseudo")),
     losses.SignedDistanceLoss: (("sdm",), ("sdm",)),
     losses.BoundaryContrastiveLoss: (("embeddings", "teacher_embeddings"), ()),
     losses.PairwiseDistillationLoss: (("features", "teacher_features"), ()),

@@ -20,6 +20,7 @@ from simcvd_bundle.losses import WeightedTerms, info_nce
 BoundaryContrastiveLoss = of_tensors(losses.BoundaryContrastiveLoss)
 ConsistencyLoss = of_tensors(losses.ConsistencyLoss)
 PairwiseDistillationLoss = of_tensors(losses.PairwiseDistillationLoss)
+RegionSegmentationLoss = of_tensors(losses.RegionSegmentationLoss)
 SegmentationLoss = of_tensors(losses.SegmentationLoss)
 SignedDistanceLoss = of_tensors(losses.SignedDistanceLoss)
 
@@ -394,6 +395,110 @@ def test_a_weight_out_of_its_range_raises(name: str, weight: float) -> None:
 def test_a_term_with_other_parts_raises(term: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"loss::terms::mine needs .*{message}"):
         WeightedTerms({"mine": term})
+
+
+# regions
+
+
+def test_labelled_throughout_it_is_the_segmentation_loss() -> None:
+    logits, classes = random(2, 3, 4, 4, 2, seed=1), (random(2, 1, 4, 4, 2, seed=2) > 0).float()
+    nowhere = torch.zeros_like(classes, dtype=torch.bool)
+    one_hot = torch.cat([classes == c for c in range(3)], 1).float()
+    expected = float(SegmentationLoss()(logits, classes))
+    assert float(RegionSegmentationLoss()(logits, one_hot, nowhere)) == pytest.approx(expected, rel=1e-5)
+    assert float(RegionSegmentationLoss(0.3)(logits, one_hot, ~nowhere)) == pytest.approx(0.3 * expected, rel=1e-5)
+
+
+def test_voxels_without_target_get_no_gradient_and_no_region_is_needed() -> None:
+    logits = random(1, 2, 2, 2, 2, seed=1).requires_grad_()
+    soft_label = torch.zeros(1, 2, 2, 2, 2)
+    everywhere = torch.ones(1, 1, 2, 2, 2, dtype=torch.bool)
+    RegionSegmentationLoss()(logits, soft_label, everywhere).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() == 0
+    soft_label[:, 1, 0] = 1
+    RegionSegmentationLoss()(logits, soft_label, everywhere).backward()
+    assert logits.grad[:, :, 1].abs().sum() == 0
+    assert (logits.grad[:, :, 0].abs() > 0).all()
+
+
+def test_a_negative_pseudo_weight_raises() -> None:
+    with pytest.raises(ValueError, match=r"pseudo_weight must be at least 0, got -0\.5"):
+        RegionSegmentationLoss(-0.5)
+
+
+def test_terms_have_their_time() -> None:
+    """``from`` counts the iterations before, ``until`` is the last one; a term outside of its time is not computed."""
+    parts = {"early": {"until": 2}, "late": {"from": 2, "until": 4}, "always": {}}
+    loss = WeightedTerms(
+        {n: {"loss": SegmentationLoss().loss, "stream": n, "weight": 1, **t} for n, t in parts.items()}
+    )
+    current = []
+    for loss.iteration in (1, 2, 3, 4, 5):
+        current.append(sorted(loss.current_weights()))
+        assert loss.current_streams() == set(current[-1])
+    assert current == [["always", "early"]] * 2 + [["always", "late"]] * 2 + [["always"]]
+    entries = {"logits": random(1, 2, 2, 2, 2), "label": torch.ones(1, 1, 2, 2, 2)}
+    loss.iteration = 2
+    found = values(loss, {"early": entries, "always": entries}, {})  # a stream of a mix brings its target
+    assert found.keys() == {"early", "always"}
+
+
+def test_a_time_without_terms_is_an_error() -> None:
+    loss = WeightedTerms({"mine": {"loss": nn.Identity(), "stream": "a", "weight": 1, "until": 3}})
+    loss.iteration = 4
+    with pytest.raises(
+        ValueError, match="No term of loss::terms takes part in iteration 4: see from and until of mine"
+    ):
+        loss({}, {})
+
+
+def test_a_term_of_several_streams_gets_their_patches_together() -> None:
+    """Entries that all of them have; targets too, and the ramp."""
+    seen: dict[str, Any] = {}
+
+    class Remember(nn.Module):
+        def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+            seen.update(pred=pred, target=target)
+            return pred["logits"].sum()
+
+    pred, target = prediction()
+    loss = WeightedTerms(
+        {"both": {"loss": Remember(), "stream": ["labeled", "unlabeled"], "weight": 1, "ramped": True}}
+    )
+    loss.ramp = 0.25
+    assert loss.current_streams() == {"labeled", "unlabeled"}
+    loss(pred, {**target, "unlabeled": {"label": torch.zeros(3, 1, 4, 4, 2)}})
+    assert seen["pred"].keys() == {"logits", "sdm", "features", "ramp"}
+    assert torch.equal(seen["pred"]["sdm"], torch.cat([pred[stream]["sdm"] for stream in ("labeled", "unlabeled")]))
+    assert float(seen["pred"]["ramp"]) == 0.25
+    assert seen["target"].keys() == {"label"}
+    assert len(seen["target"]["label"]) == NUM_LABELED + 3
+    with pytest.raises(ValueError, match=r"'labeled' and 'unlabeled'.*unlabeled_batch_size to at least 1"):
+        loss({"labeled": pred["labeled"]}, target)
+
+
+@pytest.mark.parametrize(
+    ("entry", "remedy"),
+    [("extra_logits", "network_def extra_decoders"), ("teacher_mean", "teacher_samples to at least")],
+)
+def test_the_remedy_of_a_missing_entry_is_told(entry: str, remedy: str) -> None:
+    class Reads(nn.Module):
+        def forward(self, pred: dict[str, Tensor], target: dict[str, Tensor]) -> Tensor:
+            return pred[entry]
+
+    with pytest.raises(ValueError, match=f"term mine needs '{entry}' of the stream 'unlabeled'.*{remedy}"):
+        WeightedTerms({"mine": {"loss": Reads(), "stream": "unlabeled", "weight": 1}})(*prediction())
+
+
+def test_a_stream_of_terms_without_weight_costs_nothing() -> None:
+    terms = {
+        name: {"loss": nn.Identity(), "stream": name, "weight": float(name == "labeled")} for name in prediction()[0]
+    }
+    assert WeightedTerms(terms).current_streams() == {"labeled"}
+    assert not WeightedTerms(terms).needs_teacher()
+    assert simcvd().needs_teacher()
+    assert not simcvd(contrastive_weight=0, distillation_weight=0, consistency_weight=0).needs_teacher()
 
 
 def test_info_nce_is_one_direction_of_the_contrast() -> None:

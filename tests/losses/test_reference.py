@@ -17,6 +17,7 @@ from simcvd_bundle.data.transforms import SignedDistanceMap
 BoundaryContrastiveLoss = of_tensors(losses.BoundaryContrastiveLoss)
 ConsistencyLoss = of_tensors(losses.ConsistencyLoss)
 PairwiseDistillationLoss = of_tensors(losses.PairwiseDistillationLoss)
+RegionSegmentationLoss = of_tensors(losses.RegionSegmentationLoss)
 SegmentationLoss = of_tensors(losses.SegmentationLoss)
 SignedDistanceLoss = of_tensors(losses.SignedDistanceLoss)
 
@@ -77,6 +78,21 @@ def naive_segmentation(logits: Tensor, label: Tensor) -> float:
         intersection = sum(probability[p][c] for p in places if truth[p] == c)
         squares = sum(probability[p][c] ** 2 for p in places) + sum(truth[p] == c for p in places)
         dice.append(1 - (2 * intersection + 1e-5) / (squares + 1e-5))
+    return (cross_entropy + sum(dice) / len(dice)) / 2
+
+
+def naive_region(logits: Tensor, soft_label: Tensor, region: Tensor) -> float:
+    """The same of the voxels of a region that have a target."""
+    at = [place for place in places_of(logits) if region[(place[0], 0, *place[1:])]]
+    wanted = {p: [float(soft_label[(p[0], c, *p[1:])]) for c in range(logits.shape[1])] for p in at}
+    at = [place for place in at if sum(wanted[place]) > 0]
+    found = {place: softmax_of(logits, place) for place in at}
+    cross_entropy = sum(-y * math.log(q) for p in at for y, q in zip(wanted[p], found[p], strict=True)) / len(at)
+    dice = []
+    for c in range(1, logits.shape[1]):
+        common = sum(found[p][c] * wanted[p][c] for p in at)
+        squares = sum(found[p][c] ** 2 + wanted[p][c] ** 2 for p in at)
+        dice.append(1 - (2 * common + 1e-5) / (squares + 1e-5))
     return (cross_entropy + sum(dice) / len(dice)) / 2
 
 
@@ -174,3 +190,15 @@ def test_signed_distance_map_is_the_all_pairs_distance(seed: int) -> None:
     assert expected[0].min() == -1
     assert len(expected[0].unique()) > 5
     torch.testing.assert_close(SignedDistanceMap(num_classes=2)(label), expected)
+
+
+@pytest.mark.parametrize("pseudo_weight", [0.5, 0.0, 2.0])
+def test_region_loss_is_that_of_two_regions(pseudo_weight: float) -> None:
+    """With soft targets, and voxels without any in both regions."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(2, 3, 3, 4, 2, generator=generator)
+    soft_label = torch.randn(logits.shape, generator=generator).softmax(1)
+    soft_label *= torch.rand(2, 1, 3, 4, 2, generator=generator) > 0.3
+    pseudo = torch.rand(2, 1, 3, 4, 2, generator=generator) > 0.6
+    expected = naive_region(logits, soft_label, ~pseudo) + pseudo_weight * naive_region(logits, soft_label, pseudo)
+    assert float(RegionSegmentationLoss(pseudo_weight)(logits, soft_label, pseudo)) == pytest.approx(expected, rel=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simcvd_bundle.networks import VNet, VNetEncoder
+from simcvd_bundle.networks import TwinNetwork, VNet, VNetEncoder
 from simcvd_bundle.runs.weights import export_weights, load_pretrained, load_weights
 
 
@@ -119,6 +119,20 @@ def test_export_writes_the_run_and_the_bundle(tmp_path: Path) -> None:
         assert same(source, content)
         assert all(t.is_contiguous() and not t.requires_grad for t in content.values())
     assert source[0].weight.is_contiguous(memory_format=torch.channels_last_3d)  # type: ignore[index, arg-type]
+
+
+def test_what_serves_training_only_is_neither_exported_nor_needed(tmp_path: Path) -> None:
+    """A plain network loads the weights, and so does one with other extra outputs, which keep what they have."""
+    source, plain, other = VNet(base_channels=2, scales=3), VNet(base_channels=2), TwinNetwork(base_channels=2)
+    path = export_weights(source, str(tmp_path / "run"), str(tmp_path / "models"))
+    assert read(Path(path)).keys() == plain.state_dict().keys()
+    extra = other.extra.segmentation.weight.clone()
+    for target in (plain, other, source):
+        load_weights(target, path)
+        assert torch.equal(target.segmentation.weight, source.segmentation.weight)
+    assert torch.equal(other.extra.segmentation.weight, extra)
+    torch.save({"model": source.state_dict()}, tmp_path / "whole.pt")
+    load_weights(plain, str(tmp_path / "whole.pt"))
 
 
 def test_export_keeps_the_former_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -88,6 +88,28 @@ def test_decay_is_bounded() -> None:
     assert train(student, copy.deepcopy(student), [1.0, 3.0, 8.0], decay=0.3) == pytest.approx(expected, rel=1e-6)
 
 
+def test_up_to_its_start_the_teacher_is_a_copy() -> None:
+    """Statistics included; the step after moves it with the decay of its iteration, 1 - 1/3."""
+    student = network()
+    teacher = copy.deepcopy(student)
+    levels = []
+
+    def step(engine: Engine, value: float) -> None:
+        fill(student, value)
+        student[1].running_mean.fill_(10 * value)
+
+    engine = Engine(step)
+    MeanTeacherHandler(student, teacher, start=2).attach(engine)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda: levels.append((level(teacher), float(teacher[1].running_mean[0])))
+    )
+    engine.run([1.0, 3.0, 9.0], max_epochs=1)
+    assert levels[:2] == [(1.0, 10.0), (3.0, 30.0)]
+    assert levels[2] == (pytest.approx(2 / 3 * 3 + 1 / 3 * 9), 30.0)
+    with pytest.raises(ValueError, match=r"teacher_start is a number of iterations and must not be negative, got -1"):
+        MeanTeacherHandler(network(), network(), start=-1)
+
+
 def test_late_in_a_training_the_decay_is_that_of_the_paper() -> None:
     student = network()
     teacher = copy.deepcopy(student)
@@ -285,10 +307,10 @@ def test_terms_of_the_loss_become_the_output() -> None:
 
 def test_the_ramp_is_set_before_each_iteration() -> None:
     loss, seen = WeightedTerms({}), []
-    engine = Engine(lambda engine, batch: seen.append(loss.ramp))
+    engine = Engine(lambda engine, batch: seen.append((loss.iteration, loss.ramp)))
     RampUpHandler(loss, 3).attach(engine)
     engine.run([0] * 2, max_epochs=2)
-    assert seen == [sigmoid_rampup(t, 3) for t in (1, 2, 3, 4)]
+    assert seen == [(t, sigmoid_rampup(t, 3)) for t in (1, 2, 3, 4)]
     with pytest.raises(ValueError, match=r"rampup_length .* must not be negative, got -1"):
         RampUpHandler(loss, -1)
 
@@ -314,6 +336,22 @@ def test_logs_open_their_file_when_the_engine_starts_and_once(
     events = EventAccumulator(str(file))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 2.0), (4, 4.0)] * 2
+
+
+def test_values_are_fetched_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in ten iterations and at the end of an epoch: each fetch waits for the device."""
+    fetches, stack = [], torch.stack
+    monkeypatch.setattr(torch, "stack", lambda tensors: fetches.append(len(tensors)) or stack(tensors))
+    values = [{"loss": torch.tensor(float(n)), "loss_a": torch.tensor(n / 2.0), "weight_a": n} for n in range(24)]
+    monkeypatch.setattr(Tensor, "item", lambda self: pytest.fail("a value was fetched alone"))
+    engine = Engine(lambda engine, batch: [{"loss": values[engine.state.iteration - 1]}])
+    LogsHandler(str(tmp_path), "testing", 1).attach(engine)
+    engine.run([0] * 12, max_epochs=2)
+    assert fetches == [20, 4, 16, 8]  # iterations 10, 12, 20 and 24
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name, factor in (("loss", 1.0), ("loss_a", 0.5), ("weight_a", 1.0)):
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [(n + 1, factor * n) for n in range(24)]
 
 
 def test_an_interval_below_one_raises() -> None:

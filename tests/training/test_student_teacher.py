@@ -11,7 +11,13 @@ import torch
 from probes import Probe, random
 from torch import Tensor, nn
 
-from simcvd_bundle.losses import BoundaryContrastiveLoss, ConsistencyLoss, PairwiseDistillationLoss
+from simcvd_bundle.losses import (
+    BoundaryContrastiveLoss,
+    ConsistencyLoss,
+    EntropyLoss,
+    PairwiseDistillationLoss,
+    WeightedTerms,
+)
 from simcvd_bundle.networks.heads import ProjectionHead
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
@@ -22,10 +28,10 @@ TEACHER_KEYS = {f"teacher_{name}" for name in STUDENT_KEYS}
 EMBEDDINGS = {"embeddings", "teacher_embeddings"}
 
 
-def streams(inputs: Tensor, labeled: int = 2) -> dict[str, Tensor]:
+def streams(inputs: Tensor, labeled: int = 2) -> dict[str, dict[str, Tensor]]:
     """Patches by stream, labelled first."""
     parts = {"labeled": inputs[:labeled], "unlabeled": inputs[labeled:]}
-    return {name: part for name, part in parts.items() if len(part)}
+    return {name: {"image": part} for name, part in parts.items() if len(part)}
 
 
 def probes(head: bool = True, noise: GaussianNoise | None = None, **arguments: Any) -> tuple[Any, Probe, Probe]:
@@ -49,10 +55,10 @@ def test_labelled_patches_stay_clean_and_come_first() -> None:
     assert student.seen[0].shape == inputs.shape
     assert teacher.seen[0].shape == (3, 1, 6, 6, 4)
     assert len(student.seen) == len(teacher.seen) == 1  # one pass each
-    for name, output in student.returned[0]._asdict().items():
+    for name, output in student.returned[0].entries().items():
         torch.testing.assert_close(pred["labeled"][name], output[:2])
         torch.testing.assert_close(pred["unlabeled"][name], output[2:])
-    for name, output in teacher.returned[0]._asdict().items():
+    for name, output in teacher.returned[0].entries().items():
         torch.testing.assert_close(pred["unlabeled"][f"teacher_{name}"], output)
 
 
@@ -129,7 +135,7 @@ def test_supervised_batch_has_the_supervised_keys_only() -> None:
     inferer, student, teacher = probes()
     inputs = random(3, 1, 4, 4, 4)
     pred = inferer(streams(inputs, labeled=3), student)
-    assert {stream: set(entries) for stream, entries in pred.items()} == {"labeled": STUDENT_KEYS}
+    assert {stream: set(entries) for stream, entries in pred.items()} == {"labeled": {"image"} | STUDENT_KEYS}
     assert torch.equal(student.seen[0], inputs)
     assert teacher.seen == []
 
@@ -138,15 +144,15 @@ def test_keys_without_projection() -> None:
     for head, embeddings in ((False, set()), (True, EMBEDDINGS)):
         inferer, student, _ = probes(head=head)
         pred = inferer(streams(random(4, 1, 4, 4, 4)), student)
-        assert set(pred["labeled"]) == STUDENT_KEYS
-        assert set(pred["unlabeled"]) == STUDENT_KEYS | TEACHER_KEYS | embeddings
+        assert set(pred["labeled"]) == {"image"} | STUDENT_KEYS
+        assert set(pred["unlabeled"]) == {"image"} | STUDENT_KEYS | TEACHER_KEYS | embeddings
 
 
 def test_a_batch_of_unlabelled_patches_alone() -> None:
     inferer, student, teacher = probes()
-    pred = inferer({"unlabeled": random(2, 1, 4, 4, 4)}, student)
+    pred = inferer({"unlabeled": {"image": random(2, 1, 4, 4, 4)}}, student)
     assert {stream: set(entries) for stream, entries in pred.items()} == {
-        "unlabeled": STUDENT_KEYS | TEACHER_KEYS | EMBEDDINGS
+        "unlabeled": {"image"} | STUDENT_KEYS | TEACHER_KEYS | EMBEDDINGS
     }
     assert len(student.seen[0]) == len(teacher.seen[0]) == 2
 
@@ -170,9 +176,9 @@ def test_embeddings_are_those_of_the_view_each_network_saw() -> None:
     """All slices of the unlabelled patches in some order, the same one for student and teacher."""
     inferer, student, teacher = probes()
     pred = inferer(streams(random(4, 1, 3, 3, 5)), student)["unlabeled"]
-    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0]))._asdict()
+    unlabeled = VNetOutput(*(output[2:] for output in student.returned[0].entries().values())).entries()
     own = inferer.boundary_slices(student.seen[0][2:], unlabeled).flatten(1)
-    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0]._asdict()).flatten(1)
+    theirs = inferer.boundary_slices(teacher.seen[0], teacher.returned[0].entries()).flatten(1)
     assert pred["embeddings"].shape == pred["teacher_embeddings"].shape == (2 * 5, 2 * 3 * 3)
     torch.testing.assert_close(by_first_value(pred["embeddings"]), by_first_value(own))
     place = torch.cdist(pred["embeddings"], own).argmin(1)
@@ -221,9 +227,9 @@ def test_unknown_boundary_map_raises() -> None:
         probes(boundary_map="logits")
 
 
-@pytest.mark.parametrize("arguments", [{"sdm_scale": -1.0}, {"num_slices": 0}])
+@pytest.mark.parametrize("arguments", [{"sdm_scale": -1.0}, {"num_slices": 0}, {"teacher_samples": -1}])
 def test_numbers_out_of_range_raise(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="train::inferer: sdm_scale must be at least 0 and num_slices at least 1"):
+    with pytest.raises(ValueError, match="sdm_scale and teacher_samples must be at least 0 and num_slices at least 1"):
         probes(**arguments)
 
 
@@ -243,3 +249,90 @@ def test_each_network_has_views_of_its_own() -> None:
     assert (student.seen[0].unique().tolist(), teachers["network"].seen[0].unique().tolist()) == ([4.0], [3.0])
     assert (pred["embeddings"].unique().tolist(), pred["teacher_embeddings"].unique().tolist()) == ([4.0], [3.0])
     assert images.unique().tolist() == [1.0]
+
+
+# mixes and the streams that are read
+
+
+def term(stream: str, **times: int) -> dict[str, Any]:
+    return {"loss": nn.Identity(), "stream": stream, "weight": 1.0, **times}
+
+
+def test_a_mix_makes_a_stream_of_labels_views_and_the_teacher() -> None:
+    """It comes after the teacher's pass and before the student's, which is one pass for all streams."""
+    seen: dict[str, Any] = {}
+
+    def mix(batch: Any) -> dict[str, Tensor]:
+        seen.update(batch)
+        assert not torch.is_grad_enabled()
+        assert teacher.returned
+        assert not student.seen
+        return {"image": batch["unlabeled"]["image"] + 1, "target": batch["labeled"]["label"]}
+
+    inferer, student, teacher = probes(mixes={"mixed": mix})
+    batch = streams(random(5, 1, 4, 4, 4))
+    batch["labeled"]["label"] = torch.ones(2, 1, 4, 4, 4)
+    pred = inferer(batch, student)
+    assert set(seen["labeled"]) == {"image", "label"}
+    assert set(seen["unlabeled"]) == {"image"} | TEACHER_KEYS
+    assert torch.equal(seen["unlabeled"]["image"], pred["unlabeled"]["image"])
+    assert list(pred) == ["labeled", "unlabeled", "mixed"]
+    assert set(pred["mixed"]) == {"image", "target"} | STUDENT_KEYS
+    (passed,) = student.seen
+    assert torch.equal(passed, torch.cat([entries["image"] for entries in pred.values()]))
+    for name, output in student.returned[0].entries().items():
+        torch.testing.assert_close(pred["mixed"][name], output[5:])
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected", "student_patches", "teacher_patches"),
+    [
+        (["labeled"], ["labeled"], 2, 0),
+        (["unlabeled"], ["unlabeled"], 3, 3),
+        (["mixed"], ["mixed"], 3, 3),
+        (["labeled", "mixed"], ["labeled", "mixed"], 5, 3),
+    ],
+)
+def test_a_stream_that_no_term_reads_costs_nothing(
+    terms: list[str], expected: list[str], student_patches: int, teacher_patches: int
+) -> None:
+    loss = WeightedTerms({stream: term(stream) for stream in terms})
+    mixes = {"mixed": lambda batch: {"image": batch["unlabeled"]["image"]}}
+    inferer, student, teacher = probes(mixes=mixes, loss=loss)
+    pred = inferer(streams(random(5, 1, 4, 4, 4)), student)
+    assert list(pred) == expected
+    assert [len(images) for images in student.seen] == [student_patches]
+    assert sum(len(images) for images in teacher.seen) == teacher_patches
+
+
+def test_streams_follow_the_time_of_their_terms() -> None:
+    loss = WeightedTerms({"first": term("labeled", until=2), "second": term("unlabeled", **{"from": 2})})
+    inferer, student, _ = probes(loss=loss)
+    seen = []
+    for loss.iteration in (1, 2, 3, 9):
+        seen.append(list(inferer(streams(random(5, 1, 4, 4, 4)), student)))
+    assert seen == [["labeled"], ["labeled"], ["unlabeled"], ["unlabeled"]]
+
+
+def test_further_passes_of_the_teacher_have_noise_of_their_own() -> None:
+    inferer, _, teacher = probes(teacher_samples=3, precision="float32")
+    pred = inferer(streams(random(4, 1, 4, 4, 4)), Probe())["unlabeled"]
+    assert len(teacher.seen) == 4
+    assert all(not torch.equal(a, b) for a, b in zip(teacher.seen, teacher.seen[1:], strict=False))
+    expected = sum(output.logits.softmax(1) for output in teacher.returned[1:]) / 3
+    torch.testing.assert_close(pred["teacher_mean"], expected)
+    assert teacher.had_grad == [False] * 4
+    torch.testing.assert_close(pred["teacher_logits"], teacher.returned[0].logits)
+
+
+def test_no_teacher_runs_where_no_term_reads_it() -> None:
+    loss = WeightedTerms({
+        "entropy": {"loss": EntropyLoss(), "stream": ["labeled", "unlabeled"], "weight": 0.1},
+        "consistency": {"loss": ConsistencyLoss(), "stream": "unlabeled", "weight": 0},
+    })  # fmt: skip
+    inferer, student, teacher = probes(loss=loss)
+    pred = inferer(streams(random(4, 1, 4, 4, 4)), student)
+    assert teacher.seen == []
+    assert len(student.seen[0]) == 4
+    assert set(pred["unlabeled"]) == {"image"} | STUDENT_KEYS
+    assert float(loss(pred, {})) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conftest import ROOT, TERMS, TINY, Run
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from simcvd_bundle.runs.provenance import processor
+from simcvd_bundle.utils.devices import processor
 
 
 def terms(workflow: ConfigWorkflow) -> dict[str, torch.Tensor]:
@@ -33,7 +34,7 @@ def test_training_writes_weights_checkpoints_and_terms(
     assert all(torch.equal(weights[name], student[name]) for name in student)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()].count("checkpoint_2.pt") == 1
     assert "labeled images=2, unlabeled images=3" in caplog.text
-    assert f"Training on cpu ({processor()})." in caplog.text
+    assert f"Training on cpu ({processor()}) in float32" in caplog.text
     for name in ("student", "teacher"):
         assert re.search(rf"Validation Dice of the {name} after 2 iterations: \d\.\d+", caplog.text)
     assert str(tmp_path / "models" / "model.pt") in caplog.text
@@ -80,6 +81,41 @@ def test_resume_equals_the_uninterrupted_run(run_bundle: Run, tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
     for part in ("lr_scheduler", "student_best_metric", "teacher_best_metric", "trainer"):
         assert checkpoints[0][part] == checkpoints[1][part]
+
+
+@pytest.mark.parametrize("interrupted_at", [3, 5])
+def test_resume_across_the_stages_of_copy_paste(run_bundle: Run, tmp_path: Path, interrupted_at: int) -> None:
+    """Three labelled iterations and three of copy-paste; the checkpoint lies before or behind the change."""
+    whole = {"iterations": 6, "epoch_length": 2, "pretrain_iterations": 3, "foreground_prob": 0.5,
+             "validate::dataset::data": []}  # fmt: skip
+    overlay = tmp_path / "interrupt.json"
+    run_bundle("train.json", "method_copy_paste.json", **whole, output_dir=str(tmp_path / "whole"))
+    parts = {**whole, "output_dir": str(tmp_path / "parts")}
+    overlay.write_text(
+        json.dumps({"+train::handlers": [{"_target_": "conftest.Interrupt", "iteration": interrupted_at}]})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_bundle("train.json", "method_copy_paste.json", str(overlay), **parts)
+    last = torch.load(tmp_path / "parts" / "checkpoints" / f"checkpoint_{interrupted_at - 1}.pt", weights_only=True)
+    copied = all(torch.equal(tensor, last["student"][name]) for name, tensor in last["teacher"].items())
+    assert copied == (interrupted_at == 3)  # no teacher is needed in the first stage
+    workflow = run_bundle("train.json", "method_copy_paste.json", **parts, resume=True)
+    assert terms(workflow).keys() == {"copy_paste"}
+    checkpoints = [
+        torch.load(tmp_path / name / "checkpoints" / "checkpoint_6.pt", weights_only=True)
+        for name in ("whole", "parts")
+    ]
+    for part in ("student", "teacher"):
+        for name, tensor in checkpoints[0][part].items():
+            assert torch.equal(tensor, checkpoints[1][part][name]), f"{part}.{name}"
+    momenta = [[s["momentum_buffer"] for s in c["optimizer"]["state"].values()] for c in checkpoints]
+    assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
+
+
+def test_copy_paste_without_unlabelled_patches_is_an_error(run_bundle: Run) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", "method_copy_paste.json", unlabeled_batch_size=0)
+    assert "as many labelled as unlabelled patches, got 2 and 0: set labeled_batch_size" in str(error.value.__cause__)
 
 
 def test_resume_without_checkpoint_is_an_error(run_bundle: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ignite.distributed as idist
 import pytest
 import torch
 from conftest import ROOT, TINY, Run, make_workflow, run_workflow
@@ -120,8 +121,8 @@ def gradients_one_after_another(records: list[dict[str, Any]], dataset_dir: Path
     sets: dict[str, list[Tensor]] = {"embeddings": [], "teacher_embeddings": []}
     for rank, record in enumerate(records):
         RandomStreamsHandler(get("train::sampler"), 0, rank)(SimpleNamespace(state=SimpleNamespace(iteration=1)))  # type: ignore[arg-type]
-        images, target = prepare_batch(record["batch"][0])
-        pred = inferer(images, modules["network_def"])
+        inputs, target = prepare_batch(record["batch"][0])
+        pred = inferer(inputs, modules["network_def"])
         for name, parts in sets.items():
             parts.append(pred["unlabeled"].pop(name))
         total = total + loss(pred, target) / len(records)
@@ -325,6 +326,21 @@ def parts_rank(rank: int, folder: Path) -> None:
 
 def test_statistics_are_averaged_and_process_0_speaks_for_all(tmp_path: Path) -> None:
     run_ranks(parts_rank, 2, tmp_path)
+
+
+def slurm_rank(rank: int, folder: Path) -> None:
+    os.environ |= {"SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}  # one task, in which torchrun started both
+    join("gloo")
+    seen = [idist.get_local_rank(), idist.get_nproc_per_node(), os.environ["LOCAL_RANK"], os.environ["SLURM_JOB_ID"]]
+    (folder / f"{rank}.json").write_text(json.dumps(seen))
+    distributed.destroy_process_group()
+
+
+def test_in_a_slurm_job_torchruns_numbers_count(tmp_path: Path) -> None:
+    run_ranks(slurm_rank, 2, tmp_path)
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [
+        [0, 2, "0", "7"], [1, 2, "1", "7"],
+    ]  # fmt: skip
 
 
 def count_reads(data: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from simcvd_bundle.utils.precision import autocast, automatic_precision, known_precision
+from simcvd_bundle.utils.precision import autocast, automatic_precision, chosen_precision, known_precision
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,16 @@ def test_a_gpu_that_emulates_bfloat16_gets_float32(
     with caplog.at_level("INFO", logger="simcvd_bundle.utils.precision"):
         assert automatic_precision("cuda") == precision
     assert "T4" in caplog.text
+
+
+def test_emulated_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """autocast's own check counts emulation; cuDNN has no such convolutions."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
+    with pytest.raises(ValueError, match=r"T4 has no convolutions in bfloat16 .* use --precision float16"):
+        chosen_precision("cuda", "bfloat16")
+    assert chosen_precision("cuda", "float16") == "float16"
+    assert chosen_precision("cpu", "bfloat16") == "bfloat16"
 
 
 def test_elsewhere_it_is_float32() -> None:

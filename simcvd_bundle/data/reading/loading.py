@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged, MapTransform
+from monai.transforms import LoadImaged
 
 from simcvd_bundle.data.reading.dicom import DicomSeries
 from simcvd_bundle.data.reading.grid import Grid
@@ -100,7 +100,8 @@ class LoadScand(LoadImaged):
     """Scans by our readers, float32, channels first.
 
     Not MONAI's own: its readers are chosen by what is installed and by the environment, read a part of some DICOM
-    series, and drop the sform of some NIfTI headers. A ``LoadImaged`` nevertheless, which MONAI Label looks for.
+    series, and drop the sform of some NIfTI headers. A ``LoadImaged`` nevertheless, which MONAI Label looks for
+    and sets up (``_loader``).
 
     Args:
         keys: keys of images: a file, a folder of DICOM files, or one of them a channel.
@@ -108,7 +109,7 @@ class LoadScand(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Return ``data`` with the files read, see `read_scan`."""

@@ -87,7 +87,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent.nii does not exist"):
         LoadScand("image")({"image": str(tmp_path / "absent.nii")})
     assert LoadLabeld("label", allow_missing_keys=True)({"image": 1}) == {"image": 1}
-    assert isinstance(LoadScand("image"), LoadImaged)  # by which MONAI Label knows it
+    transform = LoadScand("image")
+    assert isinstance(transform, LoadImaged)  # by which MONAI Label knows it,
+    transform._loader.image_only = False  # and what it then does
 
 
 @pytest.mark.parametrize(

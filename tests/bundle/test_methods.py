@@ -1,0 +1,214 @@
+"""Every method overlay: it trains, continues as if never stopped, and gives a plain network for inference."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pytest
+import torch
+from conftest import ROOT, Run
+from torch import Tensor
+
+from simcvd_bundle.networks import VNet
+from simcvd_bundle.runs.weights import load_weights
+from simcvd_bundle.utils.errors import root_cause
+
+METHODS = sorted(path.name for path in (ROOT / "configs").glob("method_*.json"))
+SHORT: dict[str, Any] = {"iterations": 3, "epoch_length": 1, "validate::dataset::data": []}
+TINY_PARTS: dict[str, dict[str, Any]] = {
+    "method_sassnet.json": {"critic::channels": 2},
+    "method_bcp.json": {"pretrain_iterations": 1},
+    "method_copy_paste.json": {"pretrain_iterations": 1},
+}
+"""Settings of one method that make it quick, or let each of its stages come."""
+
+
+def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
+    """Tensors of nested dicts, by path."""
+    if isinstance(content, Tensor):
+        return {name: content}
+    if isinstance(content, dict):
+        return {key: t for part, value in content.items() for key, t in tensors(value, f"{name}.{part}").items()}
+    return {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_ends_as_the_whole_one_and_its_network_segments(
+    run_bundle: Run, tmp_path: Path, method: str
+) -> None:
+    settings = {**SHORT, **TINY_PARTS.get(method, {})}
+    overlay = tmp_path / "interrupt.json"
+    overlay.write_text('{"+train::handlers": [{"_target_": "conftest.Interrupt", "iteration": 2}]}')
+    run_bundle("train.json", method, **settings, output_dir=str(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        run_bundle("train.json", method, str(overlay), **settings, output_dir=str(tmp_path / "parts"))
+    run = run_bundle("train.json", method, **settings, output_dir=str(tmp_path / "parts"), resume=True)
+    whole, parts = (
+        tensors(torch.load(tmp_path / name / "checkpoints" / "checkpoint_3.pt", weights_only=True))
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert weights.keys() == VNet(base_channels=2).state_dict().keys()
+    plain, student = VNet(base_channels=2).eval(), run.parser.get_parsed_content("network_def").eval()
+    load_weights(plain, str(tmp_path / "models" / "model.pt"))
+    image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(image), student(image))
+
+
+@pytest.mark.slow
+def test_a_network_with_extra_outputs_is_evaluated_and_segments(
+    run_bundle: Run, dataset_dir: Path, tmp_path: Path
+) -> None:
+    """With the configs of inference, as MONAI Label's server has them, and with the method's own."""
+    run_bundle("train.json", "method_cps.json", **SHORT)
+    weights = str(tmp_path / "models" / "model.pt")
+    case = str(dataset_dir / "image_6.nii.gz")
+    output = str(tmp_path / "masks")
+    run_bundle("inference.json", workflow_type="infer", output_dir=output, weights=weights, dataset_dir=case)
+    assert nib.load(tmp_path / "masks" / "image_6_seg.nii.gz").shape == (24, 20, 14)  # type: ignore[attr-defined]
+    run_bundle("train.json", "method_cps.json", "evaluate.json", output_dir=str(tmp_path / "eval"))
+    assert (tmp_path / "eval" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_overlay_has_at_most_20_lines(method: str) -> None:
+    assert len((ROOT / "configs" / method).read_text().splitlines()) <= (
+        20 if method != "method_copy_paste.json" else 35
+    )
+
+
+def test_the_terms_of_a_method_tell_it_from_others() -> None:
+    """``check_combination`` knows a method by the terms that it adds."""
+    overlays = {path.name: json.loads(path.read_text()) for path in (ROOT / "configs").glob("m*_*.json")}
+    terms = {name: set(content["+loss::terms"]) for name, content in overlays.items() if "+loss::terms" in content}
+    assert len(terms) > 9
+    assert [(a, b) for a in terms for b in terms if a != b and terms[a] <= terms[b]] == []
+
+
+def files(methods: str) -> list[str]:
+    names = methods.split("+")
+    return [f"{name}.json" if name.startswith("mix_") else f"method_{name}.json" for name in names]
+
+
+def run_of(run_bundle: Run, *files: str, **settings: Any) -> dict[str, Any]:
+    """Terms and weights of the last iteration of a short run."""
+    workflow = run_bundle("train.json", *files, **{**SHORT, "iterations": 2, **settings})
+    values: dict[str, Any] = workflow.parser.get_parsed_content("train::trainer").state.output[0]["loss"]
+    assert all(float(value) == float(value) for value in values.values())
+    return values
+
+
+PUBLISHED = {
+    "entropy": {"segmentation": 1, "entropy": 0.1},
+    "ua_mt": {"segmentation": 1, "uncertainty_consistency": 0.1},
+    "dtc": {"segmentation": 1, "sdm_regression": 0.3, "task_consistency": 1},
+    "cps": {"segmentation": 1, "cross_supervision": 0.1},
+    "mc_net": {"segmentation": 0.5, "mutual_consistency": 1},
+    "ict": {"segmentation": 1, "interpolation_consistency": 0.1},
+    "urpc": {"segmentation": 0.25, "pyramid_consistency": 0.1},
+    "bcp": {"bcp": 1},
+    "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
+}
+"""Terms and weights of each method after its ramp-up."""
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_terms_and_weights_are_the_published_ones(run_bundle: Run, method: str) -> None:
+    overlay = f"method_{method}.json"
+    values = run_of(run_bundle, overlay, rampup_length=0, **TINY_PARTS.get(overlay, {}))
+    weights = {name.removeprefix("weight_"): value for name, value in values.items() if name.startswith("weight_")}
+    assert {name: weight for name, weight in weights.items() if weight > 0} == pytest.approx(PUBLISHED[method])
+    assert all(float(values[f"loss_{name}"]) > 0 for name in PUBLISHED[method])
+
+
+def test_bcp_goes_from_labelled_into_labelled_to_both_ways(run_bundle: Run) -> None:
+    """In one run; four patches of each kind are loaded, two and then four of their mixtures seen."""
+    workflow = run_bundle("train.json", "method_bcp.json", **SHORT, pretrain_iterations=2)
+    loss = workflow.parser.get_parsed_content("loss")
+    streams = []
+    for loss.iteration in (1, 2, 3):
+        streams.append(loss.current_streams())
+    assert streams == [{"labeled_mixed"}, {"labeled_mixed"}, {"mixed"}]
+    defaults = run_bundle("train.json", "method_bcp.json", **{**SHORT, "iterations": 17, "run": []})
+    assert defaults.parser.get_parsed_content("pretrain_iterations") == 2
+
+
+def test_mc_net_plus_is_one_id(run_bundle: Run) -> None:
+    decoders = {"network_def::extra_decoders": ["trilinear", "nearest"]}
+    workflow = run_bundle("train.json", "method_mc_net.json", **SHORT, **decoders)
+    assert len(workflow.parser.get_parsed_content("network_def").extra) == 2
+
+
+COMBINED = {
+    "ua_mt+dtc": {"segmentation", "sdm_regression", "uncertainty_consistency", "task_consistency"},
+    "dtc+ua_mt": {"segmentation", "sdm_regression", "uncertainty_consistency", "task_consistency"},
+    "sassnet+entropy": {"segmentation", "sdm_regression", "adversarial", "entropy"},
+    "mix_copy_paste": {"segmentation", "sdm", "contrastive", "distillation", "consistency", "pasted"},
+    "mix_copy_paste+ua_mt": {"segmentation", "uncertainty_consistency", "pasted"},
+    "ict+entropy": {"segmentation", "interpolation_consistency", "entropy"},
+}
+
+
+@pytest.mark.parametrize("methods", COMBINED)
+def test_independent_methods_combine_in_any_order(run_bundle: Run, methods: str) -> None:
+    values = run_of(run_bundle, *files(methods))
+    assert {name for name in COMBINED[methods] if values[f"weight_{name}"] > 0} == COMBINED[methods]
+
+
+def cause(error: pytest.ExceptionInfo[RuntimeError]) -> str:
+    return str(error.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ("mc_net+urpc", "method_mc_net and method_urpc exclude each other: both set loss::terms::segmentation::"),
+        ("bcp+copy_paste", "method_bcp and method_copy_paste exclude each other: both set pretrain_iterations"),
+        ("ict+ua_mt", "method_ict and method_ua_mt exclude each other: both set train::inferer::teacher_views"),
+        ("dtc+mc_net", "method_dtc and method_mc_net exclude each other: both set loss::terms::segmentation::loss"),
+        ("cps+urpc", "TwinNetwork: its second network is the extra output, so no extra_decoders and scales"),
+    ],
+)
+def test_methods_that_exclude_each_other_say_so(run_bundle: Run, tmp_path: Path, methods: str, message: str) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", *files(methods), **SHORT)
+    assert message in str(root_cause(error.value))
+    assert not (tmp_path / "cache").exists() or methods == "cps+urpc"
+
+
+TERM, VIEW = "loss::terms::entropy", "train::views"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"loss::terms::entrpy": {"weight": 0.2}},
+            r"terms::entrpy is no complete .*needs loss, stream, weight\) \(did you mean 'entropy'\?\); there are: seg",
+        ),
+        (
+            {f"{TERM}::stream": "unlabelled"},
+            r"entropy::stream is 'unlabelled' \(did you mean 'unlabeled'\?\); there are: labeled, unlabeled",
+        ),
+        (
+            {f"{TERM}::loss::_target_": "simcvd_bundle.losses.EntropLoss"},
+            r"entropy::loss::_target_ is .*EntropLoss', which there is not \(did you mean 'EntropyLoss'\?\)",
+        ),
+        ({VIEW: [{"_target_": "simcvd_bundle.training.Noise"}]}, "views::0::_target_ is .* there are: .*GaussianNoise"),
+        ({VIEW: [{"_target_": "simcvd_bundle.trainig.Noise"}]}, "trainig.Noise', which there is not"),
+        ({"unlabeled_batch_size": 0}, "The term entropy reads the stream 'unlabeled', of which a batch has no patch"),
+    ],
+)
+def test_what_is_wrong_with_a_method_is_told_before_data_is_read(
+    run_bundle: Run, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RuntimeError) as error:
+        run_bundle("train.json", "method_entropy.json", **SHORT, **settings)
+    assert re.search(message, cause(error))
+    assert not (tmp_path / "cache").exists()
