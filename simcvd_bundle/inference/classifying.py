@@ -26,12 +26,12 @@ class ScanInferer(Inferer):
         self.precision = known_precision(precision)
 
     def __call__(  # type: ignore[override]
-        self, inputs: Mapping[str, Tensor], network: Callable[..., Any], *args: Any, **kwargs: Any
+        self, inputs: Mapping[str, Mapping[str, Tensor]], network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> dict[str, dict[str, Tensor]]:
         """Classify scans.
 
         Args:
-            inputs: ``scans`` ``(B, channels, H, W, D)``.
+            inputs: ``scans`` with ``image`` ``(B, channels, H, W, D)``.
             network: a ``VNetEncoder``.
             *args: not used (MONAI's signature).
             **kwargs: not used.
@@ -39,5 +39,6 @@ class ScanInferer(Inferer):
         Returns:
             ``scans`` with ``logits`` ``(B, C)``.
         """
-        with autocast(inputs["scans"], self.precision):
-            return {"scans": {"logits": network(inputs["scans"])}}
+        images = inputs["scans"]["image"]
+        with autocast(images, self.precision):
+            return {"scans": {"logits": network(images)}}

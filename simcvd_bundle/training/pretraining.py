@@ -89,12 +89,12 @@ class ContrastiveInferer(Inferer):
         self.precision = known_precision(precision)
 
     def __call__(  # type: ignore[override]
-        self, inputs: Mapping[str, Tensor], network: Callable[..., Any], *args: Any, **kwargs: Any
+        self, inputs: Mapping[str, Mapping[str, Tensor]], network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> dict[str, dict[str, Tensor]]:
         """Embed the crops.
 
         Args:
-            inputs: ``pairs``, crops ``(2 N, channels, H, W, D)``.
+            inputs: ``pairs`` with ``image``, crops ``(2 N, channels, H, W, D)``.
             network: the student, a ``VNetEncoder`` that normalises, in train mode.
             *args: not used (MONAI's signature).
             **kwargs: not used.
@@ -103,7 +103,7 @@ class ContrastiveInferer(Inferer):
             ``pairs`` with what ``NTXentLoss`` reads: ``embeddings`` and, with a queue, ``keys`` ``(2 N, C)`` and
             ``queue`` ``(M, C)``.
         """
-        crops = inputs["pairs"]
+        crops = inputs["pairs"]["image"]
         with autocast(crops, self.precision):
             pred = {"embeddings": network(crops)}
         if len(self.queue.keys):

@@ -198,7 +198,7 @@ def test_the_queue_is_read_before_the_keys_of_the_batch_enter() -> None:
     teacher = nn.ModuleDict({"network": VNetEncoder([4], normalize=True, base_channels=2)})
     queue = KeyQueue(4, 4)
     inferer = ContrastiveInferer(teacher, queue, "float32")
-    pred = inferer({"pairs": torch.randn(4, 1, 16, 16, 16)}, teacher["network"])
+    pred = inferer({"pairs": {"image": torch.randn(4, 1, 16, 16, 16)}}, teacher["network"])
     assert pred["pairs"]["queue"].shape == (0, 4)
     torch.testing.assert_close(pred["pairs"]["embeddings"], pred["pairs"]["keys"])
     assert pred["pairs"]["embeddings"].requires_grad
@@ -209,7 +209,7 @@ def test_the_queue_is_read_before_the_keys_of_the_batch_enter() -> None:
     assert (
         "keys"
         not in ContrastiveInferer(teacher, KeyQueue(0, 4))(
-            {"pairs": torch.randn(4, 1, 16, 16, 16)}, teacher["network"]
+            {"pairs": {"image": torch.randn(4, 1, 16, 16, 16)}}, teacher["network"]
         )["pairs"]
     )
 
