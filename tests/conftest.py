@@ -15,6 +15,8 @@ import pytest
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
+from simcvd_bundle.data import subject_phantoms
+
 ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
     "bundle_root": str(ROOT),
@@ -31,6 +33,13 @@ TINY: dict[str, Any] = {
     "head_pool_size": 8,
     "network_def::base_channels": 2,
 }
+TINY_PAIRS = {
+    name: TINY[name] for name in (
+        "bundle_root", "device", "precision", "patch_size", "iterations", "epoch_length", "num_workers", "log_interval",
+        "network_def::base_channels",
+    )
+} | {"batch_size": 2, "head_widths": [8, 4]}  # fmt: skip
+TINY_SCANS = {**TINY_PAIRS, "patch_size": [24, 24, 24], "val_interval": 2, "head_widths": [8]}
 TERMS = {"segmentation", "sdm", "contrastive", "distillation", "consistency"}
 INFERENCE_IDS = ("bundle_root", "device", "precision", "patch_size", "window_stride", "network_def::base_channels")
 
@@ -74,6 +83,12 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def subjects_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Subjects of three classes with two scans each, all labelled: 12 for training, 6 each for validation and test."""
+    return Path(subject_phantoms(str(tmp_path_factory.mktemp("subjects") / "set"), shape=(28, 28, 28)))
+
+
 def write_series(folder: Path, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
     """Write ``array`` (x, y, z) as a DICOM series of axial slices."""
     folder.mkdir(parents=True)
@@ -97,12 +112,13 @@ def make_workflow(
     *files: str, dataset_dir: Path, folder: Path, workflow_type: str = "train", **overrides: Any
 ) -> ConfigWorkflow:
     """Workflow of configs of the bundle, tiny, that reads ``dataset_dir`` and writes below ``folder``."""
-    settings = TINY if files[0] == "train.json" else {name: TINY[name] for name in INFERENCE_IDS}
+    tiny = {"train.json": TINY, "pretrain.json": TINY_PAIRS, "classify.json": TINY_SCANS}
+    settings = tiny.get(files[0], {name: TINY[name] for name in INFERENCE_IDS})
     settings = {
         **settings, "dataset_dir": str(dataset_dir), "output_dir": str(folder / "run"),
         "ckpt_dir": str(folder / "models"), **overrides,
     }  # fmt: skip
-    if files[0] == "train.json":
+    if files[0] in tiny:
         settings.setdefault("cache_dir", str(folder / "cache"))
     return ConfigWorkflow(
         config_file=[str(ROOT / "configs" / file) for file in files],

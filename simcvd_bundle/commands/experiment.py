@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 from simcvd_bundle.commands.arguments import argument, parse_list, parse_numbers
 from simcvd_bundle.commands.jobs import Job, Resources, Stopped, queued, require_slurm, submit, wait
 from simcvd_bundle.commands.status import is_done, job_of, status_table
-from simcvd_bundle.data.datalists import write_folds
+from simcvd_bundle.data.folds import write_folds
 from simcvd_bundle.runs.methods import check_method
 from simcvd_bundle.runs.provenance import provenance
 from simcvd_bundle.utils.atomic import write_json
@@ -36,6 +36,10 @@ STOPS = {getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(sig
 """Signals by which a scheduler ends what runs in a job."""
 RECORD, CONFIG, LOG = "record.json", "config.json", "log.txt"
 EVALUATE = str(BUNDLE_ROOT / "configs" / "evaluate.json")
+RUN_IDS = {"train": "training", "pretrain": "pretraining"}
+"""Configs that can be run, and what runs their training."""
+METHOD = {"train": "simcvd", "pretrain": "pretrain"}
+"""What they are called without overlay."""
 
 
 class Run(NamedTuple):
@@ -58,13 +62,14 @@ class Run(NamedTuple):
 def experiment(
     dataset_dir: str,
     data: str,
-    experiments: Sequence[str] = ("simcvd", "method_supervised", "method_mean_teacher"),
+    experiments: Sequence[str] | None = None,
     num_labeled: Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
     folds: int = 0,
     output_dir: str = "runs",
     eval_section: str = "test",
     inference_mode: str = "window",
+    config: str = "train",
     executor: str = "local",
     partition: str | None = None,
     account: str | None = None,
@@ -89,7 +94,8 @@ def experiment(
         dataset_dir: folder of the data.
         data: data overlay, such as data_la, or the path of your own.
         experiments: overlays as names of configs/ or paths, simcvd for none, several joined by +; all for SimCVD and
-            every method overlay of configs/.
+            every method overlay of configs/. By default [simcvd,method_supervised,method_mean_teacher], or no overlay
+            where config is pretrain.
         num_labeled: numbers of labelled cases; by default that of the data overlay.
         seeds: seeds.
         folds: split the labelled cases into so many folds, train without one at a time and evaluate on that one
@@ -97,6 +103,7 @@ def experiment(
         output_dir: folder of the runs.
         eval_section: section that is evaluated at the end, none for none.
         inference_mode: window or fast, for that evaluation.
+        config: train, or pretrain, whose runs are not evaluated.
         executor: local, or slurm: each run is a job, which is put back into the queue when it is preempted, loses its
             node or runs out of time. This command waits for them; Ctrl-C leaves them running.
         partition: of the jobs of slurm; like those that follow, by default that of the cluster.
@@ -123,7 +130,14 @@ def experiment(
         raise ValueError(f"{', '.join(given)} are for jobs: add --executor slurm, or leave them out.")
     target = Path(output_dir).resolve()
     common = {"dataset_dir": str(Path(dataset_dir).resolve()), **overrides}
-    runs = plan(experiments, data, num_labeled, seeds, common)
+    if config not in RUN_IDS:
+        raise ValueError(f"config is {config!r}, but must be one of {', '.join(RUN_IDS)}.")
+    if config == "pretrain":
+        eval_section = "none"
+    methods = {"train": ("simcvd", "method_supervised", "method_mean_teacher"), "pretrain": ("simcvd",)}
+    runs = plan(experiments or methods[config], data, num_labeled, seeds, common, config)
+    if folds and config != "train":
+        raise ValueError(f"folds are of labelled cases, and {config} has none: leave folds out.")
     if folds:
         runs = [fold for run in runs for fold in split(run, folds, target)]
         eval_section = "validation"
@@ -148,7 +162,7 @@ def experiment(
 
 SetParseFns(
     dataset_dir=str, data=str, experiments=parse_list, num_labeled=parse_numbers, seeds=parse_numbers, output_dir=str,
-    eval_section=str, inference_mode=str, executor=str, partition=str, account=str,
+    eval_section=str, inference_mode=str, config=str, executor=str, partition=str, account=str,
     **dict.fromkeys(("cache_dir", "datalist", "pretrained"), str),
 )(experiment)  # fmt: skip
 
@@ -159,6 +173,7 @@ def plan(
     num_labeled: Sequence[int] | None,
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
+    config: str = "train",
 ) -> list[Run]:
     """Runs in order: all experiments with the first seed and number of labelled cases, then the next number.
 
@@ -175,8 +190,8 @@ def plan(
         overlays = [_overlay(part) for part in (data, *name.split("+")) if part != "simcvd"]
         chosen = {} if number is None else {"num_labeled": number}
         run = Run(
-            "_".join([method_name(overlays[1:]), *map(str, chosen.values()), f"seed{seed}"]),
-            [str(file) for file in (BUNDLE_ROOT / "configs" / "train.json", *overlays)],
+            "_".join([method_name(overlays[1:], METHOD[config]), *map(str, chosen.values()), f"seed{seed}"]),
+            [str(file) for file in (BUNDLE_ROOT / "configs" / f"{config}.json", *overlays)],
             {name: as_json(name, value) for name, value in {**overrides, **chosen, "seed": seed}.items()}
             | {"log_interval": 1},
         )
@@ -194,10 +209,10 @@ def plan(
     return list(runs.values())
 
 
-def method_name(overlays: Sequence[str | Path]) -> str:
-    """What a combination of overlays is called: their names without the kind, joined by +; without any, simcvd."""
+def method_name(overlays: Sequence[str | Path], without: str = "simcvd") -> str:
+    """What a combination of overlays is called: their names without the kind, joined by +; none are ``without``."""
     names = [Path(part).stem.removeprefix("method_").removeprefix("ablation_") for part in overlays]
-    return "+".join(names) or "simcvd"
+    return "+".join(names) or without
 
 
 def as_json(name: str, value: Any) -> Any:
@@ -327,7 +342,13 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
         write_json(folder / RECORD, record)
         write_json(folder / CONFIG, _config(run.files, run.overrides).get())
         logger.info("%s: training%s", run.name, ", continued" if resume else "")
-        if not _bundle("training", run.files, {**common, "output_dir": folder, "resume": resume}, folder, device):
+        if not _bundle(
+            RUN_IDS[Path(run.files[0]).stem],
+            run.files,
+            {**common, "output_dir": folder, "resume": resume},
+            folder,
+            device,
+        ):
             return False
     if eval_section == "none":
         return True

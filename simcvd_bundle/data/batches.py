@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
+
+from simcvd_bundle.data.iterations import IterationSampler, SampleIndex
 
 logger = logging.getLogger(__name__)
 
 STREAMS = {"labeled": ("image", "label", "sdm"), "unlabeled": ("image",)}
 """The streams that a batch may have, in their order, and the entries that a patch of each brings."""
-
-
-class SampleIndex(NamedTuple):
-    """Which case to load and the seed of its random transforms."""
-
-    case: int
-    seed: int
 
 
 def case_share(dataset: Dataset[Any], rank: int = 0, world_size: int = 1) -> range:
@@ -64,7 +59,7 @@ def used_streams(streams: Mapping[str, int]) -> dict[str, int]:
     return used
 
 
-class StreamBatchSampler(Sampler[list[SampleIndex]]):
+class StreamBatchSampler(IterationSampler):
     """Batches of one or more streams, each with its own number of patches, one stream after the other.
 
     The stream ``labeled`` draws from the cases with a label, ``unlabeled`` from those without; where there are none of
@@ -80,9 +75,6 @@ class StreamBatchSampler(Sampler[list[SampleIndex]]):
         rank: this process among ``world_size``; the global batch is cut into equal shares without overlap.
         world_size: number of processes.
 
-    Attributes:
-        start: iteration to begin with, set when a run is resumed.
-
     Raises:
         ValueError: when a stream, a size or the rank is out of its range, or a stream has no case.
     """
@@ -96,8 +88,7 @@ class StreamBatchSampler(Sampler[list[SampleIndex]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in 0 .. world_size - 1, got rank {rank} of {world_size}.")
+        super().__init__(num_iterations, seed, rank, world_size)
         self.sizes = used_streams(streams)
         self.cases: Sequence[Mapping[str, Any]] = dataset.data  # type: ignore[attr-defined]
         labeled = [i for i, item in enumerate(self.cases) if item.get("label") is not None]
@@ -108,20 +99,6 @@ class StreamBatchSampler(Sampler[list[SampleIndex]]):
         self.pools = {"labeled": labeled, "unlabeled": unlabeled or labeled}
         if "labeled" in self.sizes and not labeled:
             raise ValueError("The training datalist has no labelled case: give at least one item a `label`.")
-        self.num_iterations = num_iterations
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start = 0
-
-    def __len__(self) -> int:
-        """Batches left from ``start`` on."""
-        return max(self.num_iterations - self.start, 0)
-
-    def __iter__(self) -> Iterator[list[SampleIndex]]:
-        """Yield the batches of iterations ``start`` to ``num_iterations``."""
-        for iteration in range(self.start, self.num_iterations):
-            yield self.batch(iteration)
 
     def batch(self, iteration: int) -> list[SampleIndex]:
         """Batch of one iteration (from 0) on this rank."""

@@ -9,10 +9,19 @@ import numpy as np
 from torch import Tensor
 
 
-def random_box(shape: Sequence[int], region: Sequence[int], seed: int | None) -> list[slice]:
-    """A box of ``region`` voxels by axis anywhere in the volume; the whole axis where that has fewer."""
+def random_box(
+    shape: Sequence[int], region: Sequence[int], seed: int | None, place: Sequence[float] | None = None
+) -> list[slice]:
+    """A box of ``region`` voxels by axis anywhere in the volume, or at ``place``, relative from 0 (first) to 1 (last).
+
+    The whole axis where that has fewer voxels.
+    """
     random = np.random.default_rng(seed)
-    firsts = [int(random.integers(max(size - most, 0) + 1)) for size, most in zip(shape, region, strict=True)]
+    last = [max(size - most, 0) for size, most in zip(shape, region, strict=True)]
+    if place is None:
+        firsts = [int(random.integers(most + 1)) for most in last]
+    else:
+        firsts = [round(relative * most) for relative, most in zip(place, last, strict=True)]
     return [slice(first, first + most) for first, most in zip(firsts, region, strict=True)]
 
 

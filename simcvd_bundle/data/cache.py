@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 import simcvd_bundle
 from simcvd_bundle.data import reading
-from simcvd_bundle.data.batches import SampleIndex
 from simcvd_bundle.data.boxes import box_around, cut, random_box
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
 from simcvd_bundle.data.foreground import class_positions, draw_position, largest_pieces
+from simcvd_bundle.data.iterations import SampleIndex
 from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
 
@@ -155,7 +155,7 @@ class DiskCacheDataset(Dataset):
         """Item of a ``SampleIndex``, or, with random transforms as they come, of an integer or a slice."""
         if isinstance(index, SampleIndex):
             self.transform.set_random_state(seed=index.seed)
-            return self._transform(index.case, index.seed)
+            return self._transform(index.case, index.seed, index.place)
         return super().__getitem__(index)
 
     def _read(self, index: int) -> dict[str, Any]:
@@ -168,14 +168,14 @@ class DiskCacheDataset(Dataset):
             item = torch.load(self.files[index], mmap=True, weights_only=True)
         return item
 
-    def _transform(self, index: int, seed: int | None = None) -> Any:
+    def _transform(self, index: int, seed: int | None = None, place: Sequence[float] | None = None) -> Any:
         item = self._read(index)
         positions, _ = (item.pop(key, {}) for key in FOREGROUND)
         position = draw_position(positions, self.foreground_prob, seed)
         if position is not None and self.patch_size is not None:
             item = cut(item, box_around(position, self.patch_size, item["image"].shape[1:]))
         elif self.region is not None:
-            item = cut(item, random_box(item["image"].shape[1:], self.region, seed))
+            item = cut(item, random_box(item["image"].shape[1:], self.region, seed, place))
         return self.transform(item, start=self.first_random) if self.first_random is not None else item
 
 

@@ -1,4 +1,4 @@
-"""Datalists: the cases of a data set, which of them count as labelled, and folds of these."""
+"""Datalists: the cases of a data set, and which of them count as labelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simcvd_bundle.data.class_names import compare_names, names_of_datalist
 from simcvd_bundle.data.names import IMAGE_SUFFIXES
 from simcvd_bundle.data.scans import Item
 from simcvd_bundle.data.sources import data_files
-from simcvd_bundle.utils.atomic import write_json
+from simcvd_bundle.data.subjects import check_subjects, require_whole_subjects
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,10 @@ def load_datalist(
 ) -> list[Item]:  # fmt: skip
     """Read one section of an MSD-style datalist; paths in it are relative to ``dataset_dir``.
 
-    Sections are those of the file (``training``, ``validation``, ``test``) and two views of ``training``: ``labeled``,
-    the items that train with their label, and ``unlabeled``, the items whose label the file knows but training does not
-    see (for transductive evaluation).
+    Sections are those of the file (``training``, ``validation``, ``test``) and three views of ``training``:
+    ``labeled``, the items that train with their label, ``unlabeled``, the items whose label the file knows but training
+    does not see (for transductive evaluation), and ``images``, all items without their labels (for pre-training). Where
+    items have a ``subject``, a subject belongs to one section, and ``num_labeled`` may not part its labelled scans.
 
     Args:
         dataset_dir: folder of the data.
@@ -49,8 +50,8 @@ def load_datalist(
         FileNotFoundError: when the datalist, a file named in it or one that holds its voxels (`data_files`) is missing.
         ValueError: when it is no JSON, the section is missing, an entry is none, repeated, outside ``dataset_dir`` or
             of an unknown format, ``num_labeled`` exceeds the labelled items or leaves no item for ``unlabeled``, or a
-            required label is missing, or a name of the file's ``labels`` stands at another value than in
-            ``class_names``.
+            required label is missing, a name of the file's ``labels`` stands at another value than in ``class_names``,
+            or a split parts the scans of a subject.
     """
     path = Path(dataset_dir, datalist)
     if not path.is_file():
@@ -65,7 +66,7 @@ def load_datalist(
     if not isinstance(content, dict):
         raise ValueError(f'The datalist {path} is not a JSON object of sections, such as {{"training": [...]}}.')
     compare_names(names_of_datalist(content), class_names or {}, label_values, f"The datalist {path}")
-    in_file = "training" if section in ("labeled", "unlabeled") else section
+    in_file = "training" if section in ("labeled", "unlabeled", "images") else section
     if not content.get(in_file):
         if optional:
             return []
@@ -78,6 +79,7 @@ def load_datalist(
         _check_entries(content[in_file], in_file, Path(dataset_dir))
     except ValueError as error:
         raise ValueError(f"Section {in_file!r} of the datalist {path}: {error}") from error
+    _check_subjects(content, path)
     folder = Path(dataset_dir).resolve()
     items: list[Item] = load_decathlon_datalist(str(path), True, in_file, base_dir=str(folder))
     for item in items:
@@ -91,7 +93,9 @@ def load_datalist(
                     )
                 data_files(Path(file))
             item[key] = files if several else files[0] if files else None
-    if in_file == "training":
+    if section == "images":
+        items = [{key: value for key, value in item.items() if key != "label"} for item in items]
+    elif in_file == "training":
         items = _split(items, section, num_labeled, path)
     if not items and not optional:
         raise ValueError(
@@ -135,6 +139,15 @@ def _check_entries(entries: Any, section: str, folder: Path) -> None:
         seen[images] = bool(labels)
 
 
+def _check_subjects(content: Mapping[str, Any], path: Path) -> None:
+    lists = {key: value for key, value in content.items() if isinstance(value, list)}
+    sections = {key: [e for e in value if isinstance(e, dict) and "image" in e] for key, value in lists.items()}
+    try:
+        check_subjects(sections)
+    except ValueError as error:
+        raise ValueError(f"In the datalist {path} {error}") from error
+
+
 def _named_files(entry: Mapping[str, Any], key: str, number: int, folder: Path) -> tuple[str, ...]:
     value = entry.get(key)
     files = value if isinstance(value, list) else [] if value is None else [value]
@@ -172,6 +185,10 @@ def _split(items: list[Item], section: str, num_labeled: int | None, path: Path)
             f"num_labeled is {num_labeled}, but section 'training' of {path} has {len(known)} labelled cases: "
             "choose 1 to that number."
         )
+    try:
+        require_whole_subjects(known[:kept], known[kept:])
+    except ValueError as error:
+        raise ValueError(f"In the datalist {path} {error}") from error
     if section == "unlabeled":
         return known[kept:]
     labeled = known[:kept]
@@ -188,46 +205,3 @@ def common_folder(items: Sequence[Item]) -> str:
     """
     images = [item["image"][0] if isinstance(item["image"], list) else item["image"] for item in items]
     return os.path.commonpath([os.path.dirname(image) for image in images]) if images else ""
-
-
-def write_folds(
-    dataset_dir: str, folds: int, output_dir: Path, datalist: str = "dataset.json", num_labeled: int | None = None
-) -> list[Path]:
-    """Write one datalist for each fold of the labelled training cases.
-
-    Fold k is validated on every ``folds``-th labelled case from the k-th on. Its training has the other labelled cases
-    and the unlabelled ones; held-out images are in no part of it. Each number of labelled cases has its own files.
-
-    Args:
-        dataset_dir: folder of the data.
-        folds: number of folds, 2 to the number of labelled cases.
-        output_dir: folder to write to.
-        datalist: file name inside ``dataset_dir`` or an absolute path.
-        num_labeled: the first n labelled cases count as labelled; ``None`` takes all.
-
-    Returns:
-        The files ``N_labeled/fold_K.json`` below ``output_dir``, paths in them absolute.
-
-    Raises:
-        ValueError: when there are fewer labelled cases than folds, or a file exists with other cases.
-    """
-    items = load_datalist(dataset_dir, "training", datalist, num_labeled)
-    labeled = [item for item in items if "label" in item]
-    unlabeled = [item for item in items if "label" not in item]
-    if not 2 <= folds <= len(labeled):
-        raise ValueError(f"folds is {folds}, but {len(labeled)} cases are labelled: choose 2 to that number, or 0.")
-    source = json.loads(Path(dataset_dir, datalist).read_text(encoding="utf-8"))
-    labels = {"labels": source["labels"]} if "labels" in source else {}
-    contents = {}
-    for fold in range(folds):
-        kept = [item for number, item in enumerate(labeled) if number % folds != fold]
-        file = output_dir / f"{len(labeled)}_labeled" / f"fold_{fold}.json"
-        contents[file] = {**labels, "training": kept + unlabeled, "validation": labeled[fold::folds]}
-    for file, content in contents.items():
-        if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != content:
-            raise ValueError(
-                f"{file} is of another number of folds or another datalist: choose another output_dir for these folds."
-            )
-    for file, content in contents.items():
-        write_json(file, content)
-    return list(contents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -36,6 +36,16 @@ def phantom_dataset(
     Raises:
         FileExistsError: when ``folder`` exists without a ``dataset.json``: it is not ours to fill.
     """
+    sizes = {**SIZES, "training": num_training or SIZES["training"]}
+    return made_once(folder, lambda scratch: _write(scratch, np.random.RandomState(seed), shape or SHAPE, sizes))
+
+
+def made_once(folder: str, write: Callable[[Path], None]) -> str:
+    """Have ``write`` fill a folder unless it has a ``dataset.json``, and return ``folder``; it appears all at once.
+
+    Raises:
+        FileExistsError: when ``folder`` exists without a ``dataset.json``.
+    """
     target = Path(folder)
     if (target / "dataset.json").is_file():
         return str(target)
@@ -45,8 +55,7 @@ def phantom_dataset(
     scratch = Path(tempfile.mkdtemp(prefix=".phantoms_", dir=target.parent))
     scratch.chmod(0o755)
     try:
-        sizes = {**SIZES, "training": num_training or SIZES["training"]}
-        _write(scratch, np.random.RandomState(seed), shape or SHAPE, sizes)
+        write(scratch)
         scratch.replace(target)
     except OSError:
         if not (target / "dataset.json").is_file():  # else another process was faster

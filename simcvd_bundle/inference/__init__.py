@@ -2,6 +2,7 @@
 
 from simcvd_bundle.inference.batch import BatchEvaluator, MaskAndMapsd, Results, SaveResultd
 from simcvd_bundle.inference.certainty import CertaintyHandler, expected_dice
+from simcvd_bundle.inference.classifying import ScanInferer
 from simcvd_bundle.inference.dicom_seg import SaveDicomSegd
 from simcvd_bundle.inference.disagreement import mask_disagreement
 from simcvd_bundle.inference.windows import make_inferer
@@ -13,6 +14,7 @@ __all__ = [
     "Results",
     "SaveDicomSegd",
     "SaveResultd",
+    "ScanInferer",
     "expected_dice",
     "make_inferer",
     "mask_disagreement",

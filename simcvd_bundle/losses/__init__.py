@@ -1,6 +1,7 @@
 """The losses, one file a term, and their weighted sum."""
 
 from simcvd_bundle.losses.adversarial import AdversarialLoss
+from simcvd_bundle.losses.classification import ClassificationLoss
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.cross_supervision import CrossPseudoSupervisionLoss
@@ -9,6 +10,7 @@ from simcvd_bundle.losses.entropy import EntropyLoss
 from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
 from simcvd_bundle.losses.mutual import MutualConsistencyLoss
+from simcvd_bundle.losses.nt_xent import NTXentLoss
 from simcvd_bundle.losses.pyramid import PyramidConsistencyLoss
 from simcvd_bundle.losses.regions import RegionSegmentationLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
@@ -20,11 +22,13 @@ from simcvd_bundle.losses.weighted import WeightedTerms
 __all__ = [
     "AdversarialLoss",
     "BoundaryContrastiveLoss",
+    "ClassificationLoss",
     "ConsistencyLoss",
     "CrossPseudoSupervisionLoss",
     "EntropyLoss",
     "InterpolationConsistencyLoss",
     "MutualConsistencyLoss",
+    "NTXentLoss",
     "PairwiseDistillationLoss",
     "PyramidConsistencyLoss",
     "RegionSegmentationLoss",

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from simcvd_bundle.utils.distributed import gather_rows
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+def info_nce(
+    queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None, among_queries: bool = False
+) -> Tensor:
     """Cross-entropy of finding the own key of each query among all keys.
 
     ``l(a_n, b_n) = -log( exp(a_n . b_n / tau) / sum_m exp(a_n . b_m / tau) )`` (eq. 2), mean over the queries. The sum
@@ -23,9 +25,14 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
         queries: ``(N, C)``; dot products are taken as they are, so normalised by whoever made them.
         keys: ``(N, C)``, row n belongs to query n.
         temperature: tau, above 0.
+        negatives: ``(M, C)``, further keys that belong to no query, the same in all processes: those of earlier batches
+            (He et al., CVPR 2020).
+        among_queries: the sum also runs over the other queries; the mean over both directions is then NT-Xent (Chen et
+            al., ICML 2020).
 
     Returns:
-        Scalar; ``log N`` when all vectors are equal, 0 when ``N`` is 1 (``N`` of all processes).
+        Scalar; ``log`` of the number of keys when all vectors are equal (``N`` of all processes without further ones),
+        0 when there is one.
 
     Raises:
         ValueError: when the two sets differ in shape, are not ``(N, C)`` or empty.
@@ -37,4 +44,10 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
         )
     first = idist.get_rank() * len(queries)
     own = torch.arange(first, first + len(queries), device=queries.device)
-    return F.cross_entropy(queries @ gather_rows(keys).T / temperature, own)
+    products = [queries @ gather_rows(keys).T]
+    if among_queries:
+        itself = F.one_hot(own, idist.get_world_size() * len(queries)).bool()
+        products.append((queries @ gather_rows(queries).T).masked_fill(itself, -torch.inf))
+    if negatives is not None:
+        products.append(queries @ negatives.T)
+    return F.cross_entropy(torch.cat(products, 1) / temperature, own)

@@ -1,8 +1,17 @@
 """The networks: V-Net, its training-only outputs, projection head and critic."""
 
 from simcvd_bundle.networks.critic import Critic
+from simcvd_bundle.networks.encoder import MLPHead, VNetEncoder
 from simcvd_bundle.networks.heads import ProjectionHead
 from simcvd_bundle.networks.twin import TwinNetwork
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
 
-__all__ = ["Critic", "ProjectionHead", "TwinNetwork", "VNet", "VNetOutput"]
+__all__ = [
+    "Critic",
+    "MLPHead",
+    "ProjectionHead",
+    "TwinNetwork",
+    "VNet",
+    "VNetEncoder",
+    "VNetOutput",
+]

@@ -20,11 +20,12 @@ from simcvd_bundle.utils.errors import show_root_cause
 
 BASE_CONFIGS = {
     "train.json": "bundle_root", "multi_gpu_train.json": "backend", "evaluate.json": "evaluating",
-    "inference.json": "evaluator", "inference_trt.json": "engine",
+    "inference.json": "evaluator", "inference_trt.json": "engine", "pretrain.json": "pretraining",
+    "classify.json": "classifying",
 }  # fmt: skip
 """Configs that define ids, and the id that tells that the config is part of the running one."""
 
-CONTAINERS = ("train", "validate", "validate_teacher")
+CONTAINERS = ("train", "validate", "validate_teacher", "evaluate")
 """Top-level ids that only group other ids, so that a misspelled member is as silent as a misspelled top-level id."""
 
 MONAI_IDS = {
@@ -41,7 +42,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "head_pool_size fast_max_voxels lr_step num_labeled",
     ),
     "an integer of at least 0": (
-        lambda value: type(value) is int and value >= 0, "unlabeled_batch_size num_workers seed rampup_length",
+        lambda value: type(value) is int and value >= 0,
+        "unlabeled_batch_size num_workers seed rampup_length warmup_length queue_size",
     ),
     "a number of at least 0": (
         lambda value: _is_number(value) and value >= 0,
@@ -59,7 +61,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "three integers of at least 1": (
         lambda value: isinstance(value, list) and [type(v) is int and v >= 1 for v in value] == [True] * 3,
-        "patch_size window_stride",
+        "patch_size window_stride crop_size smallest_crop",
     ),
     'an object {"1": name, "2": name, ...} with different names': (
         lambda value: isinstance(value, dict) and list(value) == [str(n + 1) for n in range(len(value))]
@@ -72,7 +74,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     NAME: (
         lambda value: isinstance(value, str | dict) and value != "",
-        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained",
+        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained scans_dir report_dir",
     ),
     "a path without # and ::, as MONAI's configs read # as :: (rename the folder, or link to it)": (
         lambda value: not isinstance(value, str) or not re.search("#|::", value),
@@ -187,7 +189,8 @@ FREE = (
     "num_workers", "train::dataloader::pin_memory", "train::trainer::non_blocking",
     "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
-    "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "finalize",
+    "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "pretraining",
+    "classifying", "evaluating", "evaluate", "finalize",
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),
 )  # fmt: skip

@@ -127,9 +127,10 @@ class Lifecycle:
         if evaluator.state.epoch != trainer.state.epoch:
             evaluator.run(trainer.state.epoch)
         state: Any = evaluator.state
+        metric = "Dice" if state.key_metric_name.endswith("dice") else state.key_metric_name
         logger.info(
-            "Validation Dice of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
-            name, trainer.state.iteration, state.metrics[state.key_metric_name], state.best_metric,
+            "Validation %s of the %s after %d iterations: %.4f (best %.4f at epoch %d)",
+            metric, name, trainer.state.iteration, state.metrics[state.key_metric_name], state.best_metric,
             state.best_metric_epoch,
         )  # fmt: skip
 

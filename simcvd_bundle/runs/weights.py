@@ -6,6 +6,7 @@ import copy
 import hashlib
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.distributed import from_rank_0
 
 logger = logging.getLogger(__name__)
+
+ENCODER = ("network.encoder", "network.downs")
+"""The parts that a pre-trained encoder shares with the network that it is loaded into."""
 
 
 def load_weights(network: nn.Module, path: str) -> None:
@@ -50,16 +54,18 @@ def load_pretrained(student: nn.ModuleDict, path: str | None) -> None:
     """Start from earlier weights, in part if need be: what has the name and shape of a tensor here is loaded.
 
     With another number of classes the output branches keep their random start, with other channels or kernels the
-    convolutions concerned. The log names every tensor left out. The teacher becomes a copy of the student when the run
-    starts (``MeanTeacherHandler``).
+    convolutions concerned. The log names the parts loaded and every tensor left out, a part that is left out as a whole
+    by its name. The teacher becomes a copy of the student when the run starts (``MeanTeacherHandler``).
 
     Args:
         student: ``network`` and what a method adds to it.
-        path: ``model.pt`` (the network only) or ``checkpoint_N.pt`` of a run; ``None`` loads nothing.
+        path: ``model.pt`` (the network only, or a pre-trained encoder) or ``checkpoint_N.pt`` of a run; ``None`` loads
+            nothing.
 
     Raises:
         FileNotFoundError: when there is no file.
-        ValueError: when the file cannot be read, or nothing in it fits the network.
+        ValueError: when the file cannot be read, nothing in it fits the network, or it is an encoder that does not fit
+            as a whole: what a random start is mixed with is no pre-training.
     """
     if path is None:
         return
@@ -69,13 +75,31 @@ def load_pretrained(student: nn.ModuleDict, path: str | None) -> None:
         state = {f"network.{name}": tensor for name, tensor in _flat(content).items()}
     own = student.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
+    parts = {_part(name) for name in state if name.startswith("network.")}
+    misfits = [name for name in state if _part(name) in ENCODER and name not in fitting]
+    if misfits and parts <= {*ENCODER, "network.head"}:
+        name = misfits[0]
+        here = list(own[name].shape) if name in own else "missing"
+        raise ValueError(
+            f"The encoder {path} is another one than this network's: {name} is {list(state[name].shape)} there and "
+            f"{here} here. Set in_channels, strides, kernel_sizes and network_def::base_channels as they were there."
+        )
     if not any(name.startswith("network.") for name in fitting):
         raise ValueError(f"Nothing in {path} fits the network: pretrained takes weights of this bundle's V-Net.")
     student.load_state_dict(fitting, strict=False)
+    loaded = Counter(_part(name) for name in fitting)
     left = sorted((own.keys() | state.keys()) - fitting.keys())
+    whole = {part for part in map(_part, left) if part not in loaded}
     logger.info(
-        "Loaded %d of %d tensors from %s; left out: %s", len(fitting), len(own), path, ", ".join(left) or "none"
-    )
+        "Loaded %d of %d tensors from %s: %s; left out: %s",
+        len(fitting), len(own), path, ", ".join(f"{part} ({count})" for part, count in sorted(loaded.items())),
+        ", ".join(dict.fromkeys(_part(name) if _part(name) in whole else name for name in left)) or "none",
+    )  # fmt: skip
+
+
+def _part(name: str) -> str:
+    """The part of the student that a tensor belongs to, such as ``network.encoder``."""
+    return ".".join(name.split(".")[:2])
 
 
 def _flat(content: Any) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
 from simcvd_bundle.training.mixes import CopyPaste, LabeledCopyPaste
 from simcvd_bundle.training.mixup import Mixup
 from simcvd_bundle.training.panels import PanelsHandler
+from simcvd_bundle.training.pretraining import ContrastiveInferer, KeyQueue, KeyQueueHandler
 from simcvd_bundle.training.pseudo_labels import ArgMax, ClassGuard, Confidence, LargestComponent, Sharpen
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
@@ -18,11 +19,14 @@ __all__ = [
     "BatchNormStatisticsHandler",
     "ClassGuard",
     "Confidence",
+    "ContrastiveInferer",
     "CopyPaste",
     "CriticHandler",
     "FiniteLossHandler",
     "GaussianNoise",
     "GradientClippingHandler",
+    "KeyQueue",
+    "KeyQueueHandler",
     "LabeledCopyPaste",
     "LargestComponent",
     "LogsHandler",

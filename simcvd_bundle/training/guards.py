@@ -11,8 +11,8 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from simcvd_bundle.data.batches import StreamBatchSampler
 from simcvd_bundle.data.cases import case_name
+from simcvd_bundle.data.iterations import IterationSampler
 
 
 class FiniteLossHandler:
@@ -33,7 +33,7 @@ class FiniteLossHandler:
         FloatingPointError: when a loss is not finite.
     """
 
-    def __init__(self, sampler: StreamBatchSampler, interval: int = 10) -> None:
+    def __init__(self, sampler: IterationSampler, interval: int = 10) -> None:
         self.sampler = sampler
         self.interval = interval
         self.recent: list[tuple[int, Mapping[str, Tensor | float]]] = []

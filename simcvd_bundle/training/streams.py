@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from simcvd_bundle.data.batches import StreamBatchSampler
+from simcvd_bundle.data.iterations import IterationSampler
 
 
 class RandomStreamsHandler:
@@ -21,7 +21,7 @@ class RandomStreamsHandler:
         rank: process number, so that processes draw different noise.
     """
 
-    def __init__(self, sampler: StreamBatchSampler, seed: int = 0, rank: int = 0) -> None:
+    def __init__(self, sampler: IterationSampler, seed: int = 0, rank: int = 0) -> None:
         self.sampler = sampler
         self.seed = seed
         self.rank = rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -101,3 +102,22 @@ def test_the_checks_of_a_gpu_work_on_a_cpu(tmp_path: Path) -> None:
     assert figures["failed"] == []
     assert figures["waits"] == "on CUDA only"
     assert figures["repeat float32, average pooling"] == "repeated True, resumed True"
+
+
+def test_folds_of_patients_and_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patient is on one side of a fold and left out once; the classes are dealt out evenly."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    acdc: Any = importlib.import_module("acdc_classification")
+    assert [acdc.group_of(f"patient{n:03d}") for n in (1, 20, 21, 41, 80, 100)] == [
+        "DCM", "DCM", "HCM", "MINF", "NOR", "RV",
+    ]  # fmt: skip
+    names = [f"patient{n:03d}" for n in (*range(1, 11), *range(21, 31))]
+    items = [{"image": f"{name}_{scan}.nii.gz", "subject": name} for name in names for scan in "ab"]
+    folds = acdc.folds_of(items, 5)
+    left_out = [item["image"] for _, test in folds for item in test]
+    assert sorted(left_out) == sorted(item["image"] for item in items)
+    for training, test in folds:
+        assert not {item["subject"] for item in training} & {item["subject"] for item in test}
+        assert len(training) + len(test) == len(items)
+        groups = [acdc.group_of(item["subject"]) for item in test]
+        assert groups.count("DCM") == groups.count("HCM") == 4

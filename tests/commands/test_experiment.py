@@ -26,7 +26,7 @@ from processes import subprocess_run
 from simcvd_bundle.commands import experiment as experiments
 from simcvd_bundle.commands.arguments import parse_numbers
 from simcvd_bundle.commands.experiment import experiment, plan, visible_devices
-from simcvd_bundle.data.datalists import write_folds
+from simcvd_bundle.data.folds import write_folds
 from simcvd_bundle.utils.atomic import write_json
 from simcvd_bundle.utils.errors import root_cause
 

@@ -87,7 +87,7 @@ def test_names_in_overrides_of_experiment_reach_the_runs(monkeypatch: pytest.Mon
     words = ["--cache_dir", name, "--datalist", name, "--learning_rate", "1e-3", "--eval_section", "none"]
     monkeypatch.setattr(sys, "argv", ["simcvd_bundle", "experiment", name, "data_la", *words])
     main()
-    overrides = given[-1]
+    overrides = given[4]
     assert (Path(overrides["dataset_dir"]).name, overrides["cache_dir"], overrides["datalist"]) == (name,) * 3
     assert overrides["learning_rate"] == 1e-3
 

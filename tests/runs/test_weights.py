@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simcvd_bundle.networks import TwinNetwork, VNet
+from simcvd_bundle.networks import TwinNetwork, VNet, VNetEncoder
 from simcvd_bundle.runs.weights import export_weights, load_pretrained, load_weights
 
 
@@ -189,8 +189,9 @@ def test_pretrained_loads_what_fits_and_names_the_rest(
     } == branches
     assert torch.equal(target.segmentation.weight, before)
     left = caplog.messages[0].partition("left out: ")[2].split(", ")
-    heads = set() if wrapped else {f"head.{name}" for name in head.state_dict()}
-    assert set(left) == {f"network.{name}" for name in branches} | heads
+    heads = set() if wrapped else {f"head.{name.split('.')[0]}" for name in head.state_dict()}
+    assert set(left) == {"network.segmentation", "network.sdm"} | heads
+    assert len(left) == 2 + len(heads)
     assert same(other_head, head.state_dict()) == wrapped
 
 
@@ -199,3 +200,37 @@ def test_pretrained_of_another_network_is_refused(tmp_path: Path, content: Any) 
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"Nothing in .*a\.pt fits the network"):
         load_pretrained(nn.ModuleDict({"network": VNet(1, 1, 2)}), str(tmp_path / "a.pt"))
+
+
+def test_a_pretrained_encoder_fills_the_way_down_of_a_vnet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = VNetEncoder([4, 3], base_channels=2), VNet(1, 1, 2)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    with caplog.at_level(logging.INFO, logger="simcvd_bundle.runs.weights"):
+        load_pretrained(nn.ModuleDict({"network": target}), str(tmp_path / "a.pt"))
+    own = target.state_dict()
+    shared = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head")}
+    assert all(torch.equal(own[name], tensor) for name, tensor in shared.items())
+    loaded, left = re.split("; left out: ", caplog.messages[0])
+    downs, encoder = (sum(name.startswith(part) for name in source.state_dict()) for part in ("downs", "encoder"))
+    assert loaded.endswith(f"network.downs ({downs}), network.encoder ({encoder})")
+    assert set(left.split(", ")) == {f"network.{part}" for part in ("decoder", "head", "segmentation", "sdm", "ups")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_channels": 4},
+        {"base_channels": 2, "in_channels": 2},
+        {"base_channels": 2, "strides": [[2, 2, 1]] + [[2, 2, 2]] * 3},
+        {"base_channels": 2, "kernel_sizes": [[3, 3, 1]] + [[3, 3, 3]] * 4},
+    ],
+)
+def test_an_encoder_of_another_network_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Not half loaded: the message names a tensor with both shapes and the ids."""
+    torch.save(VNetEncoder([3], **settings).state_dict(), tmp_path / "a.pt")
+    target = VNet(1, 1, 2)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    message = r"The encoder .*a\.pt is another one.*: network\.(encoder|downs).* is \[.* there and \[.* here.*strides"
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(nn.ModuleDict({"network": target}), str(tmp_path / "a.pt"))
+    assert same(target, before)

@@ -72,6 +72,8 @@ def split(
         item: dict[str, Any] = {"image": files[0] if len(files) == 1 else files}
         if scans[i].label is not None:
             item["label"] = scans[i].label.relative_to(root).as_posix()  # type: ignore[union-attr]
+        if subject is not None:
+            item["subject"] = subjects[i]
         sections[section].append(item)
     notes = [f"{dropped} unlabelled scans of held-out subjects are left out"] if dropped else []
     if num_labeled is not None:
