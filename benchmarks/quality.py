@@ -9,10 +9,12 @@ and seconds beyond the plain pass. A line through the labelled cases predicts th
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch import Tensor
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.evaluation.metrics import case_metrics
 from simcvd_bundle.inference.disagreement import mask_disagreement
+from simcvd_bundle.inference.masks import KeepLargestd
 from simcvd_bundle.inference.windows import make_inferer
 from simcvd_bundle.networks.vnet import split_output
 from simcvd_bundle.runs.weights import load_weights
@@ -73,16 +76,22 @@ def branch_agreement(pred: Tensor, num_classes: int) -> float:
     return 1 - mask_disagreement(pred)
 
 
+def parts_of(mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the component of each voxel of the box of a mask, and voxels of each, background first."""
+    box = ndimage.find_objects(mask.numpy().astype(np.uint8))
+    parts, _ = ndimage.label(mask.numpy()[box[0]] if box else np.zeros((1, 1, 1)), np.ones((3, 3, 3)))
+    return parts, np.bincount(parts.ravel())
+
+
 def largest_part(pred: Tensor, num_classes: int) -> float:
     """Share of the mask that its largest component has."""
-    parts, _ = ndimage.label(foreground(pred, num_classes).numpy())
-    sizes = np.bincount(parts.ravel())[1:]
+    sizes = parts_of(foreground(pred, num_classes))[1][1:]
     return float(sizes.max() / sizes.sum()) if len(sizes) else 0.0
 
 
 def components(pred: Tensor, num_classes: int) -> float:
     """Minus the number of components."""
-    return -float(ndimage.label(foreground(pred, num_classes).numpy())[1])
+    return -float(len(parts_of(foreground(pred, num_classes))[1]) - 1)
 
 
 OF_ONE_PASS: dict[str, Callable[[Tensor, int], float]] = {
@@ -91,17 +100,10 @@ OF_ONE_PASS: dict[str, Callable[[Tensor, int], float]] = {
 }  # fmt: skip
 
 
-def keep_largest(mask: Tensor) -> Tensor:
-    """The largest component."""
-    parts, _ = ndimage.label(mask.numpy())
-    sizes = np.bincount(parts.ravel())
-    return torch.as_tensor(parts == sizes[1:].argmax() + 1) if len(sizes) > 1 else mask
-
-
 def measure(
     image: Tensor, label: Tensor, inferer: Any, network: Any, num_classes: int, volume: Any, mirror: bool
 ) -> dict[str, Any]:
-    """All scores, seconds and Dice values of one case; ``mirror`` asks for all mirrored passes instead of one."""
+    """All scores, seconds and Dice values of one case; ``mirror`` asks for the mirrored passes."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
@@ -118,14 +120,14 @@ def measure(
     mask = foreground(pred, num_classes)
     flipped = [
         timed(f"flip {axes}", lambda axes=axes: inferer(image.flip(axes), network).flip(axes))[0].cpu()  # type: ignore[misc]
-        for axes in FLIPS[: None if mirror else 1]
+        for axes in FLIPS[: len(FLIPS) * mirror]
     ]
-    scores["one flip"] = dice(mask, foreground(flipped[0], num_classes))
     scores["volume"] = volume(int(mask.sum()))
-    seconds["one flip"], seconds["volume"] = seconds["flip [2]"], 0.0
+    seconds["volume"] = 0.0
     truth = label > 0
-    options = {"plain": mask, "largest component": timed("keep largest", lambda: keep_largest(mask))}
+    options = {"plain": mask, "largest component": KeepLargestd("pred", 1)({"pred": mask[None].byte()})["pred"][0] > 0}
     if mirror:
+        scores["one flip"], seconds["one flip"] = dice(mask, foreground(flipped[0], num_classes)), seconds["flip [2]"]
         options["mirror"] = foreground(torch.stack([pred, *flipped]).mean(0), num_classes)
     values = {name: float(case_metrics(option, truth, (1, 1, 1))["dice"]) for name, option in options.items()}
     return {"scores": scores, "seconds": seconds, "dice": values}
@@ -172,29 +174,33 @@ def main() -> None:
                 case = measure(image, data["label"][0], inferer, network, num_classes, volume, number % 4 == 0)
                 cases[section].append(case)
                 dices = ", ".join(f"{name} {value:.4f}" for name, value in case["dice"].items())
+                if chosen.json:
+                    Path(chosen.json).write_text(json.dumps({"per_case": cases}), encoding="utf-8")
                 print(f"{section} {number + 1}: {case['seconds']['pass']:.2f} s, {dices}", flush=True)
-    truth = {section: np.array([case["dice"]["plain"] for case in found]) for section, found in cases.items()}
-    low = truth["unlabeled"] < LOW
     rows, figures = {}, {}
     for name in cases["unlabeled"][0]["scores"]:
-        score = {section: np.array([c["scores"][name] for c in found]) for section, found in cases.items()}
-        constant = np.ptp(score["labeled"]) == 0
+        with_score = {section: [c for c in found if name in c["scores"]] for section, found in cases.items()}
+        truth = {section: np.array([c["dice"]["plain"] for c in found]) for section, found in with_score.items()}
+        score = {section: np.array([c["scores"][name] for c in found]) for section, found in with_score.items()}
+        constant = len(set(score["labeled"])) < 2
         slope, intercept = (
             (0.0, truth["labeled"].mean()) if constant else np.polyfit(score["labeled"], truth["labeled"], 1)
         )
         predicted = slope * score["unlabeled"] + intercept
         figures[name] = {
+            "cases": len(truth["unlabeled"]),
             "spearman": float(stats.spearmanr(score["unlabeled"], truth["unlabeled"]).statistic),
-            "auroc": auroc(score["unlabeled"], low),
-            "seconds": statistics.mean(case["seconds"][name] for case in cases["unlabeled"]),
+            "auroc": auroc(score["unlabeled"], truth["unlabeled"] < LOW),
+            "seconds": statistics.mean(case["seconds"][name] for case in with_score["unlabeled"]),
             "slope": float(slope), "intercept": float(intercept),
             "predicted_error": float(np.abs(predicted - truth["unlabeled"]).mean()),
         }  # fmt: skip
         f = figures[name]
         rows[name] = (
             f"Spearman {f['spearman']:+.2f}, AUROC {f['auroc']:.2f}, {f['seconds']:.2f} s, mean error of the predicted "
-            f"Dice {f['predicted_error']:.3f}"
+            f"Dice {f['predicted_error']:.3f}, {f['cases']} cases"
         )
+    low = [case for case in cases["unlabeled"] if case["dice"]["plain"] < LOW]
     options = {}
     for name in ("mirror", "largest component"):
         gains = {
@@ -203,7 +209,7 @@ def main() -> None:
         options[name] = {section: statistics.mean(gain) for section, gain in gains.items()}
         rows[f"Dice with {name}"] = ", ".join(f"{section} {gain:+.4f}" for section, gain in options[name].items())
     report(
-        f"Scores without ground truth, {len(low)} cases, Dice below {LOW}: {int(low.sum())}",
+        f"Scores without ground truth, {len(cases['unlabeled'])} cases, Dice below {LOW}: {len(low)}",
         rows,
         {"cases": {s: len(f) for s, f in cases.items()}, "scores": figures, "options": options, "per_case": cases},
         chosen.json,

@@ -78,19 +78,8 @@ class CaseTable:
             ) from error
 
     def rows(self) -> dict[str, Row]:
-        """The last row of each scan, by its path; none without a table.
-
-        Raises:
-            ValueError: when the file is no such table.
-        """
-        if not self.file.is_file():
-            return {}
-        with self.file.open(newline="", encoding="utf-8", errors="replace") as stream:
-            reader = csv.DictReader(stream)
-            if reader.fieldnames is not None and not {"path", "status", "files", "settings"} <= set(reader.fieldnames):
-                raise ValueError(f"{self.file} is not a table of inference: move it, or choose another output_dir.")
-            whole = (row for row in reader if row["status"] in (DONE, FAILED) and len(row["settings"] or "") == 8)
-            return {row["path"]: row for row in whole if None not in row}
+        """As `read_table`."""
+        return read_table(self.file)
 
     def start(self, settings: str, keep_others: bool) -> None:
         """Set the digest of the settings of the rows to come.
@@ -136,3 +125,19 @@ class CaseTable:
         for row in rows:
             writer.writerow({name: " ".join(str(value).split("\n")) for name, value in row.items()})
         return text.getvalue()
+
+
+def read_table(file: Path) -> dict[str, Row]:
+    """The last whole row of each scan, by its path; none without the file.
+
+    Raises:
+        ValueError: when the file is no such table.
+    """
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        reader = csv.DictReader(stream)
+        if reader.fieldnames is not None and not {"path", "status", "files", "settings"} <= set(reader.fieldnames):
+            raise ValueError(f"{file} is not a table of inference: move it, or choose another output_dir.")
+        whole = (row for row in reader if row["status"] in (DONE, FAILED) and len(row["settings"] or "") == 8)
+        return {row["path"]: row for row in whole if None not in row}

@@ -116,15 +116,15 @@ def load_case(files: CaseFiles) -> Volumes:
             f"{files.seg} is missing: repeat the evaluation with --save_predictions True, or segment {files.image} "
             f"with configs/inference.json and output_dir {files.seg.parent}."
         )
-    label = _read(files.label)
-    pred = _read(files.seg)
+    label = read_turned(files.label)
+    pred = read_turned(files.seg)
     if pred.shape[1:] != label.shape[1:]:
         raise ValueError(f"{files.seg} has shape {tuple(pred.shape[1:])}, its label {tuple(label.shape[1:])}.")
     return Volumes(
-        image=_read(files.image)[0].numpy(),
+        image=read_turned(files.image)[0].numpy(),
         label=label[0].numpy().round().astype(int),
         pred=pred[0].numpy().round().astype(int),
-        sdm=_read(files.sdm)[0].numpy() if files.sdm.is_file() else None,
+        sdm=read_turned(files.sdm)[0].numpy() if files.sdm.is_file() else None,
         spacing_mm=tuple(float(size) for size in label.pixdim),
     )
 
@@ -157,18 +157,19 @@ def plane_index(case: Volumes, axis: int) -> int:
 
 def draw_planes(case: Volumes) -> dict[str, str]:
     """PNG images by plane; with a signed distance map also ``PLANE, SDM``."""
-    images = {plane: _draw(case, axis, case.image, None) for plane, axis in PLANES.items()}
+    images = {plane: draw_plane(case, axis, case.image, None) for plane, axis in PLANES.items()}
     if case.sdm is not None:
-        images |= {f"{plane}, SDM": _draw(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
+        images |= {f"{plane}, SDM": draw_plane(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
     return images
 
 
-def _read(path: str | Path) -> Any:
+def read_turned(path: str | Path) -> Any:
     """An image with its channels first and its axes turned to right, anterior, superior."""
     return Orientation("RAS", labels=None)(read_scan(path))
 
 
-def _draw(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:
+def draw_plane(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:
+    """PNG image of the slice of `plane_index`: ``background``, grey without ``cmap``, and the contours on it."""
     index = plane_index(case, axis)
     across, up = (a for a in range(3) if a != axis)
     width, height = (case.label.shape[a] * case.spacing_mm[a] for a in (across, up))
