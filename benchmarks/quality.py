@@ -14,8 +14,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from simcvd_bundle.utils.memory import keep_freed_memory
 
 FLIPS = ([2], [3], [2, 3])
 LOW = 0.85
+FAINT = 0.01
+"""Probability of any class up to which a voxel lies outside of the box of a case."""
 
 
 def dice(first: Tensor, second: Tensor) -> float:
@@ -42,62 +45,75 @@ def dice(first: Tensor, second: Tensor) -> float:
     return 2 * both / max(int(first.sum()) + int(second.sum()), 1)
 
 
-def foreground(pred: Tensor, num_classes: int) -> Tensor:
-    """Voxels of any class."""
-    return split_output(pred, num_classes)[0].argmax(0) > 0
+def foreground(probability: Tensor) -> Tensor:
+    """Voxels of any class, of probabilities of background and classes."""
+    return probability[1:].amax(0) > probability[0]
 
 
-def expected_dice(pred: Tensor, num_classes: int) -> float:
+class Case:
+    """What a network says about a scan, in the box of what it does not call background with certainty.
+
+    Args:
+        pred: ``(2 C + 1, *spatial)``, see ``split_output``.
+        num_classes: number of foreground classes ``C``.
+    """
+
+    def __init__(self, pred: Tensor, num_classes: int) -> None:
+        self.pred = pred
+        probability = split_output(pred, num_classes)[0]
+        box = ndimage.find_objects((probability[0] < 1 - FAINT).numpy().astype(np.uint8))
+        self.probability = probability[:, *box[0]] if box else probability[:, :1, :1, :1]
+        self.mask = foreground(self.probability)
+        parts, _ = ndimage.label(self.mask.numpy(), np.ones((3, 3, 3)))
+        self.sizes = np.bincount(parts.ravel())[1:]
+
+    def entropy(self) -> Tensor:
+        """Of each voxel, 1 at most."""
+        return torch.special.entr(self.probability).sum(0) / math.log(len(self.probability))
+
+
+def expected_dice(case: Case) -> float:
     """Dice that the probabilities themselves expect of the mask."""
-    probability = 1 - split_output(pred, num_classes)[0][0]
-    mask = foreground(pred, num_classes)
-    return float(2 * probability[mask].sum() / (probability.sum() + mask.sum()))
+    probability = 1 - case.probability[0]
+    return float(2 * probability[case.mask].sum() / (probability.sum() + case.mask.sum()))
 
 
-def entropy(pred: Tensor, num_classes: int) -> Tensor:
-    """Of each voxel, 1 at most."""
-    return torch.special.entr(split_output(pred, num_classes)[0]).sum(0) / math.log(num_classes + 1)
-
-
-def boundary_certainty(pred: Tensor, num_classes: int) -> float:
+def boundary_certainty(case: Case) -> float:
     """One minus the mean entropy of the voxels on both sides of the boundary."""
-    mask = foreground(pred, num_classes).numpy()
+    mask = case.mask.numpy()
     band = ndimage.binary_dilation(mask) & ~ndimage.binary_erosion(mask)
-    return 1 - float(entropy(pred, num_classes)[torch.as_tensor(band)].mean()) if band.any() else 0.0
+    return 1 - float(case.entropy()[torch.as_tensor(band)].mean()) if band.any() else 0.0
 
 
-def total_certainty(pred: Tensor, num_classes: int) -> float:
+def total_certainty(case: Case) -> float:
     """Minus the entropy of all voxels a voxel of the mask."""
-    return -float(entropy(pred, num_classes).sum() / foreground(pred, num_classes).sum().clamp(min=1))
+    return -float(case.entropy().sum() / case.mask.sum().clamp(min=1))
 
 
-def branch_agreement(pred: Tensor, num_classes: int) -> float:
+def branch_agreement(case: Case) -> float:
     """Overlap of the masks by probability and by signed distance."""
-    return 1 - mask_disagreement(pred)
+    return 1 - mask_disagreement(case.pred)
 
 
-def parts_of(mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the component of each voxel of the box of a mask, and voxels of each, background first."""
-    box = ndimage.find_objects(mask.numpy().astype(np.uint8))
-    parts, _ = ndimage.label(mask.numpy()[box[0]] if box else np.zeros((1, 1, 1)), np.ones((3, 3, 3)))
-    return parts, np.bincount(parts.ravel())
-
-
-def largest_part(pred: Tensor, num_classes: int) -> float:
+def largest_part(case: Case) -> float:
     """Share of the mask that its largest component has."""
-    sizes = parts_of(foreground(pred, num_classes))[1][1:]
-    return float(sizes.max() / sizes.sum()) if len(sizes) else 0.0
+    return float(case.sizes.max() / case.sizes.sum()) if len(case.sizes) else 0.0
 
 
-def components(pred: Tensor, num_classes: int) -> float:
+def components(case: Case) -> float:
     """Minus the number of components."""
-    return -float(len(parts_of(foreground(pred, num_classes))[1]) - 1)
+    return -float(len(case.sizes))
 
 
-OF_ONE_PASS: dict[str, Callable[[Tensor, int], float]] = {
+OF_ONE_PASS: dict[str, Callable[[Case], float]] = {
     "expected Dice": expected_dice, "entropy at the boundary": boundary_certainty, "entropy": total_certainty,
     "probability and SDM agree": branch_agreement, "largest component": largest_part, "components": components,
 }  # fmt: skip
+
+
+def flipped_pass(inferer: Any, image: Tensor, network: Any, axes: list[int]) -> Tensor:
+    """What is said about the mirrored scan, mirrored back."""
+    return cast(Tensor, inferer(image.flip(axes), network).flip(axes)[0].cpu())
 
 
 def measure(
@@ -113,13 +129,11 @@ def measure(
         return result
 
     pred = timed("pass", lambda: inferer(image, network))[0].cpu()
-    scores = {
-        name: timed(name, lambda score=score: score(pred, num_classes))  # type: ignore[misc]
-        for name, score in OF_ONE_PASS.items()
-    }
-    mask = foreground(pred, num_classes)
+    case = timed("box and components", lambda: Case(pred, num_classes))
+    scores = {name: timed(name, partial(score, case)) for name, score in OF_ONE_PASS.items()}
+    mask = foreground(split_output(pred, num_classes)[0])
     flipped = [
-        timed(f"flip {axes}", lambda axes=axes: inferer(image.flip(axes), network).flip(axes))[0].cpu()  # type: ignore[misc]
+        timed(f"flip {axes}", partial(flipped_pass, inferer, image, network, axes))
         for axes in FLIPS[: len(FLIPS) * mirror]
     ]
     scores["volume"] = volume(int(mask.sum()))
@@ -127,8 +141,11 @@ def measure(
     truth = label > 0
     options = {"plain": mask, "largest component": KeepLargestd("pred", 1)({"pred": mask[None].byte()})["pred"][0] > 0}
     if mirror:
-        scores["one flip"], seconds["one flip"] = dice(mask, foreground(flipped[0], num_classes)), seconds["flip [2]"]
-        options["mirror"] = foreground(torch.stack([pred, *flipped]).mean(0), num_classes)
+        scores["one flip"], seconds["one flip"] = (
+            dice(mask, foreground(split_output(flipped[0], num_classes)[0])),
+            seconds["flip [2]"],
+        )
+        options["mirror"] = foreground(split_output(torch.stack([pred, *flipped]).mean(0), num_classes)[0])
     values = {name: float(case_metrics(option, truth, (1, 1, 1))["dice"]) for name, option in options.items()}
     return {"scores": scores, "seconds": seconds, "dice": values}
 
@@ -171,7 +188,7 @@ def main() -> None:
             for number, item in enumerate(items[: chosen.cases]):
                 data = load(item)
                 image = data["image"][None].to(get("device"))
-                case = measure(image, data["label"][0], inferer, network, num_classes, volume, number % 4 == 0)
+                case = measure(image, data["label"][0], inferer, network, num_classes, volume, number % 8 == 0)
                 cases[section].append(case)
                 dices = ", ".join(f"{name} {value:.4f}" for name, value in case["dice"].items())
                 if chosen.json:

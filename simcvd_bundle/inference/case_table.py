@@ -29,9 +29,9 @@ class CaseTable:
     the scan, ``quality`` and ``predicted_dice`` (docs/scaling.md), ``files`` (the results), ``settings`` (a digest of
     what determines them).
 
-    A row is on the disk before the next scan is begun, and written when all files of its scan are. A kill leaves at
-    most a part of a row, which counts for nothing. A scan that is done again gets a second row, and the last one
-    counts; `tidy` leaves out the others.
+    A row is written, and on the disk, when all files of its scan are. A kill leaves at most a part of a row, which
+    counts for nothing. A scan that is done again gets a second row, and the last one counts; `tidy` leaves out the
+    others.
 
     Args:
         output_dir: folder of the results.
@@ -135,9 +135,8 @@ def read_table(file: Path) -> dict[str, Row]:
     """
     if not file.is_file():
         return {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
-        reader = csv.DictReader(stream)
-        if reader.fieldnames is not None and not {"path", "status", "files", "settings"} <= set(reader.fieldnames):
-            raise ValueError(f"{file} is not a table of inference: move it, or choose another output_dir.")
-        whole = (row for row in reader if row["status"] in (DONE, FAILED) and len(row["settings"] or "") == 8)
-        return {row["path"]: row for row in whole if None not in row}
+    text = file.read_text(encoding="utf-8", errors="replace")
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # without the part of a row that a kill left
+    if reader.fieldnames is not None and not {"path", "status", "files", "settings"} <= set(reader.fieldnames):
+        raise ValueError(f"{file} is not a table of inference: move it, or choose another output_dir.")
+    return {row["path"]: row for row in reader}

@@ -43,8 +43,8 @@ def test_a_pattern_without_matches_is_named(archive: Path) -> None:
     with pytest.raises(FileNotFoundError, match=re.escape(f"Nothing matches {archive}/*/mr.nii.gz: set dataset_dir")):
         found(archive, "*/mr.nii.gz")
     (archive / "p1" / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match="notes.txt holds no scan"):
-        found(archive, "p?/notes.txt".replace("notes.txt", "*notes.txt"))
+    with pytest.raises(FileNotFoundError, match=r"notes\.txt holds no scan"):
+        found(archive, "p?/*notes.txt")
 
 
 def test_lists_keep_their_order_and_are_relative_to_their_folder(archive: Path) -> None:
