@@ -5,6 +5,7 @@ from simcvd_bundle.inference.case_table import CaseTable
 from simcvd_bundle.inference.dicom_seg import SaveDicomSegd
 from simcvd_bundle.inference.disagreement import mask_disagreement
 from simcvd_bundle.inference.masks import CountVoxelsd, KeepLargestd, MaskAndMapsd
+from simcvd_bundle.inference.quality import Quality
 from simcvd_bundle.inference.saving import SaveResultd
 from simcvd_bundle.inference.windows import make_inferer
 
@@ -14,6 +15,7 @@ __all__ = [
     "CountVoxelsd",
     "KeepLargestd",
     "MaskAndMapsd",
+    "Quality",
     "Results",
     "SaveDicomSegd",
     "SaveResultd",

@@ -15,7 +15,7 @@ from simcvd_bundle.data.names import result_file
 from simcvd_bundle.inference.case_table import CaseTable
 from simcvd_bundle.runs.config import MONAI_IDS, differences, leaves, running_config
 from simcvd_bundle.runs.weights import weight_files
-from simcvd_bundle.utils.atomic import write_json
+from simcvd_bundle.utils.atomic import digest, write_json
 from simcvd_bundle.utils.locks import locked
 from simcvd_bundle.utils.shares import own_share
 
@@ -25,7 +25,7 @@ FREE = (
     "bundle_root", "output_dir", "ckpt_dir", "weights", "dataset_dir", "phantoms", "share", "overwrite", "device",
     "num_workers", "handlers", "imports", "initialize", "run", "finalize", *sorted(MONAI_IDS),
 )  # fmt: skip
-"""Ids that change no result; weights are compared by their content."""
+"""Ids that change no result; weights are compared by their content (an exported network may stand for them)."""
 REMEDY = "set --overwrite True to replace them, or another --output_dir"
 
 
@@ -51,15 +51,15 @@ def remaining_scans(
     own = own_share(scans, share)
     settings = leaves(running_config(), FREE)
     settings["version of the bundle"] = simcvd_bundle.__version__
-    settings["SHA-256 of the weights"] = ", ".join(map(digest_of, weight_files(weights)))
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    settings["SHA-256 of the weights"] = ", ".join(map(digest, weight_files(weights)))
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     file = table.folder / "settings.json"
     with locked(table.lock):
         if not overwrite:
             _compare(file, settings, table, own)
         if not file.is_file() or overwrite:
             write_json(file, settings)
-    table.start(digest, keep_others=not overwrite)
+    table.start(name, keep_others=not overwrite)
     done = set() if overwrite else table.complete()
     left = [item for item in own if os.path.abspath(scan_file(item)) not in done]
     if len(left) < len(own):
@@ -71,11 +71,6 @@ def scan_file(item: Mapping[str, Any]) -> str:
     """The file of a scan, of several the first."""
     image = item["image"]
     return str(image[0] if isinstance(image, list) else image)
-
-
-def digest_of(file: str) -> str:
-    """SHA-256 of a file; of none, as an exported network may stand for the weights, empty."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else ""
 
 
 def _compare(file: Path, settings: Mapping[str, str], table: CaseTable, own: Sequence[Mapping[str, Any]]) -> None:
