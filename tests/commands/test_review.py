@@ -59,5 +59,5 @@ def test_bad_arguments_are_named(tmp_path: Path, masks: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cases\.csv is missing: segment scans with configs/inference\.json"):
         review(str(tmp_path / "none"))
     for worst in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="worst is .*, but must be a whole number of at least 1"):
+        with pytest.raises(ValueError, match=r"worst is .*, but must be a whole number of at least 1"):
             review(str(masks), worst=worst)
