@@ -11,8 +11,9 @@ from simcvd_bundle.commands.experiment import experiment
 from simcvd_bundle.commands.init import init
 from simcvd_bundle.commands.prepare import Prepare
 from simcvd_bundle.commands.report import report
+from simcvd_bundle.commands.review import review
 
-COMMANDS = {"init": init, "prepare": Prepare, "experiment": experiment, "report": report}
+COMMANDS = {"init": init, "prepare": Prepare, "experiment": experiment, "report": report, "review": review}
 
 
 def main() -> None:

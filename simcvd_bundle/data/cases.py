@@ -99,13 +99,20 @@ class CheckedDataset(Dataset):
 
 
 class SkippedCases(CheckedDataset):
-    """Cases of which an unreadable one gives its name as ``image``, the reason as ``failure`` (``BatchEvaluator``)."""
+    """Cases of which an unreadable one gives its name as ``image``, the reason as ``failure`` (``BatchEvaluator``).
+
+    ``path`` is its file, of several the first, as results are named by.
+    """
 
     def _transform(self, index: int) -> Any:
         try:
             return super()._transform(index)
         except ValueError as error:
-            return {"image": case_name(self.data[index]), "failure": str(root_cause(error.__cause__ or error))}
+            image = self.data[index]["image"]
+            path = str(image[0] if isinstance(image, list) else image)
+            return {
+                "image": case_name(self.data[index]), "path": path, "failure": str(root_cause(error.__cause__ or error))
+            }  # fmt: skip
 
 
 def problem(function: Callable[[int], Any], index: int) -> ValueError | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from simcvd_bundle.data.channels import group_channels
 from simcvd_bundle.data.masks import split_masks
 from simcvd_bundle.data.names import IMAGE_SUFFIXES, stem
 from simcvd_bundle.data.reading import is_dicom_folder
+from simcvd_bundle.data.scan_lists import LIST_SUFFIXES, listed, matches
 
 logger = logging.getLogger(__name__)
 
@@ -23,45 +25,65 @@ LABEL_DATASTORE = "datastore_v2.json"
 
 
 def find_images(folder: str, in_channels: int = 1) -> list[Item]:
-    """Scans to segment: image files of ``folder`` and its sub-folders of DICOM files.
+    """Scans to segment: of a folder, of a pattern or of a list.
 
-    Masks beside their scans (`split_masks`) are none, links are followed, and of several links to one file or folder
-    one counts.
+    Of a folder the image files and the sub-folders of DICOM files; of a pattern those that match, see `matches`; of a
+    CSV or JSON file those that it lists, see `listed`. Masks beside their scans (`split_masks`) are none unless a list
+    names them, links are followed, and of several links to one file or folder one counts.
 
     Args:
-        folder: a folder, or a single image file.
+        folder: a folder, a single image file, a pattern such as ``archive/*/ct.nii.gz``, or a list.
         in_channels: channels of the network; with several, files that differ in their last part only are the channels
-            of one scan, see `group_channels`.
+            of one scan, see `group_channels`; a JSON list names them itself.
 
     Returns:
-        Items with ``image``, sorted by path.
+        Items with ``image``, sorted by path, or as listed.
 
     Raises:
         FileNotFoundError: when nothing is found.
         ValueError: when two scans would give results of the same name.
     """
     root = Path(folder)
-    if root.is_file():
+    if root.is_file() and root.suffix.lower() in LIST_SUFFIXES:
+        scans = listed(root)
+    elif root.is_file():
         if not root.name.lower().endswith(IMAGE_SUFFIXES):
-            raise ValueError(f"{root} is no scan: expected a file ending in {', '.join(IMAGE_SUFFIXES)}.")
-        return [{"image": str(root)}]
-    if not root.is_dir():
+            raise ValueError(
+                f"{root} is no scan: expected a file ending in {', '.join(IMAGE_SUFFIXES)}, or a list of scans ending "
+                f"in {', '.join(LIST_SUFFIXES)}."
+            )
+        scans = [[root]]
+    elif not root.exists() and has_magic(folder):
+        found = once(matches(folder))
+        series = [path for path in found if is_dicom_folder(path)]
+        files = [file for place in sorted({path.parent for path in found}) for file in scans_of(
+            place, (path for path in series if path.parent == place), set(found))]  # fmt: skip
+        scans = _sorted(files, series, in_channels, folder)
+    elif root.is_dir():
+        folders = once(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        series = [path for path in folders if is_dicom_folder(path)]
+        own = [root] if is_dicom_folder(root) else []
+        files = scans_of(root, [*series, *own])
+        scans = _sorted(files, series + (own if not files else []), in_channels, folder)
+    else:
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder of scans to segment.")
-    folders = once(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    series = [path for path in folders if is_dicom_folder(path)]
-    own = [root] if is_dicom_folder(root) else []
-    files = scans_of(root, [*series, *own])
-    series += own if not files else []
+    names = Counter(stem(paths[0]) for paths in scans)
+    twins = [str(paths[0]) for paths in scans if names[stem(paths[0])] > 1]
+    if twins:  # the second result would replace the first
+        raise ValueError(
+            f"{', '.join(twins[:10])}{', ...' if len(twins) > 10 else ''} in {folder} would give results of one name: "
+            "rename or move all but one, or segment them in several runs with an output_dir each."
+        )
+    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in scans]
+
+
+def _sorted(files: Sequence[Path], series: Sequence[Path], in_channels: int, source: str) -> list[list[Path]]:
+    """The files of each scan, sorted."""
     if not files and not series:
         raise FileNotFoundError(
-            f"{root} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
+            f"{source} holds no scan: expected files ending in {', '.join(IMAGE_SUFFIXES)} or folders of DICOM files."
         )
-    scans = sorted(group_channels(files, in_channels) + [[p] for p in series])
-    names = Counter(stem(paths[0]) for paths in scans)
-    twins = [paths[0].name for paths in scans if names[stem(paths[0])] > 1]
-    if twins:  # the second result would replace the first
-        raise ValueError(f"{', '.join(twins)} in {root} would give results of one name: rename or move all but one.")
-    return [{"image": str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]} for paths in scans]
+    return sorted(group_channels(files, in_channels) + [[p] for p in series])
 
 
 def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = None) -> list[Item]:
@@ -90,9 +112,18 @@ def find_unlabeled(labeled: Sequence[Item], held_out: Sequence[Item] | None = No
     return [{"image": str(file)} for file in found]
 
 
-def scans_of(folder: Path, series: Iterable[Path] = ()) -> list[Path]:
-    """Image files of a folder without the masks beside them; a log entry says which were passed over."""
-    scans, masks, odd = split_masks(once(path for path in folder.iterdir() if is_image_file(path)), series)
+def scans_of(folder: Path, series: Iterable[Path] = (), chosen: Container[Path] | None = None) -> list[Path]:
+    """Image files of a folder without the masks beside them; a log entry says which were passed over.
+
+    Args:
+        folder: the folder.
+        series: folders in it that are scans.
+        chosen: those of its files that are asked for; all by default.
+    """
+    files = once(path for path in folder.iterdir() if is_image_file(path))
+    scans, masks, odd = (
+        [path for path in part if chosen is None or path in chosen] for part in split_masks(files, series)
+    )
     if masks:
         logger.info("Passed over %d masks beside scans in %s: %s", len(masks), folder, _example(masks))
     if odd:

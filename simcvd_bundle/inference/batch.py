@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
+import torch
 from ignite.engine import Engine, Events
-from monai.config import KeysCollection
-from monai.data import NibabelWriter
-from monai.data.folder_layout import FolderLayoutBase
-from monai.engines import SupervisedEvaluator
-from monai.transforms import MapTransform, SaveImaged
+from monai.engines import IterationEvents, SupervisedEvaluator
 
 from simcvd_bundle.data.cases import case_name
-from simcvd_bundle.data.masks import PREDICTED
-from simcvd_bundle.data.names import result_file
-from simcvd_bundle.data.reading.nifti import nifti_image
-from simcvd_bundle.networks.vnet import split_output
-from simcvd_bundle.utils.atomic import atomically
+from simcvd_bundle.inference.case_table import DONE, FAILED, SEPARATOR, CaseTable
 from simcvd_bundle.utils.devices import log_device
 from simcvd_bundle.utils.errors import first_cause
 from simcvd_bundle.utils.memory import keep_freed_memory
 from simcvd_bundle.utils.workers import worker_errors
 
 logger = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of a user's part of it, that is full."""
 
 
 class Results:
@@ -40,30 +37,52 @@ class Results:
     Args:
         num_threads: number of threads.
         max_pending: results in memory before the next one has to wait.
+        table: where each case gets a row when it has failed or all its files are written.
     """
 
-    def __init__(self, num_threads: int = 2, max_pending: int = 4) -> None:
+    def __init__(self, num_threads: int = 2, max_pending: int = 4, table: CaseTable | None = None) -> None:
         self.reasons: dict[str, str] = {}
         self.threads = ThreadPoolExecutor(num_threads)
         self.max_pending = max_pending
+        self.table = table
         self.pending: deque[tuple[str, Future[Any]]] = deque()
+        self.files: dict[str, list[str]] = {}
+        self.rows: dict[str, Mapping[str, Any]] = {}
+        self.full = False
 
     def attach(self, engine: Engine) -> None:
         """Wait for the results when the engine has seen all cases, before the handlers that come later."""
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def fail(self, case: str, reason: BaseException | str) -> None:
-        """Record a case as bad; the first reason counts."""
-        text = reason if isinstance(reason, str) else f"{first_cause(reason)}" or type(reason).__name__
-        if case not in self.reasons:
-            logger.error("%s failed, going on with the next case: %s", case, text)
-        self.reasons.setdefault(case, text)
+    def fail(self, case: str, reason: BaseException | str, path: str | None = None) -> None:
+        """Record a case as bad; the first reason counts.
 
-    def submit(self, case: str, function: Any, *args: Any) -> None:
-        """Call ``function`` in a thread, for the case of this name."""
+        Args:
+            case: its name.
+            reason: what happened.
+            path: its file, where the name is not one.
+        """
+        text = reason if isinstance(reason, str) else f"{first_cause(reason)}" or type(reason).__name__
+        if case in self.reasons:
+            return
+        logger.error("%s failed, going on with the next case: %s", case, text)
+        self.reasons[case] = text
+        if self.table is not None:
+            self.table.add(path or case, FAILED, {"error": text})
+
+    def submit(self, case: str, file: Path, function: Callable[..., Any], *args: Any) -> None:
+        """Call ``function``, which writes ``file``, in a thread, for the case of this name."""
         while len(self.pending) >= self.max_pending:
             self._wait()
+        self.files.setdefault(case, []).append(file.name)
         self.pending.append((case, self.threads.submit(function, *args)))
+
+    def complete(self, case: str, values: Mapping[str, Any]) -> None:
+        """Note what the row of a case is to hold; all its files have been submitted."""
+        self.rows[case] = values
+        while self.pending and self.pending[0][1].done():
+            self._wait()
+        self._add_rows()
 
     def finish(self) -> None:
         """Wait until all is written.
@@ -73,6 +92,9 @@ class Results:
         """
         while self.pending:
             self._wait()
+        self._add_rows()
+        if self.table is not None:
+            self.table.tidy()
         if self.reasons:
             lines = "\n".join(f"  {case}: {reason}" for case, reason in self.reasons.items())
             raise RuntimeError(
@@ -83,7 +105,16 @@ class Results:
         case, future = self.pending.popleft()
         error = future.exception()
         if error is not None:
+            self.full = self.full or (isinstance(error, OSError) and error.errno in FULL)
             self.fail(case, error)
+
+    def _add_rows(self) -> None:
+        """Rows of the cases of which nothing waits any more."""
+        waiting = {case for case, _ in self.pending}
+        for case in [case for case in self.rows if case not in waiting]:
+            values, files = self.rows.pop(case), self.files.pop(case, [])
+            if self.table is not None and case not in self.reasons:
+                self.table.add(case, DONE, {**values, "files": SEPARATOR.join(files)})
 
 
 class BatchEvaluator(SupervisedEvaluator):
@@ -91,133 +122,68 @@ class BatchEvaluator(SupervisedEvaluator):
 
     Args:
         results: where a case is recorded.
+        quality: called with what the inferer gives for one scan; its values become columns of the table.
         **kwargs: as for ``SupervisedEvaluator``; batches hold one case.
     """
 
-    def __init__(self, results: Results, **kwargs: Any) -> None:
+    def __init__(
+        self, results: Results, quality: Callable[[torch.Tensor], Mapping[str, float]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.results = results
+        self.quality = quality
+        self.scores: Mapping[str, float] = {}
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._score)
         results.attach(self)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Segment all cases.
 
         Raises:
+            OSError: when the disk is full.
             RuntimeError: at the end, with all cases that failed, if any.
         """
         keep_freed_memory()
+        loader: Any = self.data_loader
+        if not len(loader.dataset):
+            self.results.finish()
+            logger.info("Nothing is left to segment.")
+            return
         log_device("Segmenting", self)
-        with worker_errors():
-            super().run(global_epoch)
+        try:
+            with worker_errors():
+                super().run(global_epoch)
+        except BaseException:
+            with contextlib.suppress(OSError, RuntimeError):
+                self.results.finish()  # what is written is not to be computed again
+            raise
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
+        if self.results.full:
+            raise OSError(
+                errno.ENOSPC, "the disk of output_dir is full: make room and run again, scans that are done are skipped"
+            )
         if "failure" in batchdata:  # what SkippedCases gives for an unreadable case
-            self.results.fail(batchdata["image"][0], batchdata["failure"][0])
+            self.results.fail(batchdata["image"][0], batchdata["failure"][0], batchdata["path"][0])
             return []
-        name = case_name(batchdata)
+        name, begin = case_name(batchdata), time.perf_counter()
         try:
-            return super()._iteration(engine, batchdata)
+            output = super()._iteration(engine, batchdata)
+            self.results.complete(name, {"seconds": f"{time.perf_counter() - begin:.2f}", **self._figures(output[0])})
+            return output
         except Exception as error:  # out of memory, a shape that the network cannot take, ...
             self.results.fail(name, error)
             return []
 
+    def _score(self) -> None:
+        state: Any = self.state
+        self.scores = self.quality(state.output["pred"][0]) if self.quality else {}
 
-class MaskAndMapsd(MapTransform):
-    """Part what inferers give: the mask under the key itself, probabilities and signed distance maps beside it.
-
-    Args:
-        keys: ``(C + 1, *spatial)`` or, with signed distance maps, ``(2 C + 1, *spatial)``.
-        num_classes: number of foreground classes ``C``.
-        keep_probability: keep the probabilities; without them a case takes a fraction of the memory.
-    """
-
-    def __init__(self, keys: KeysCollection, num_classes: int, keep_probability: bool = False) -> None:
-        super().__init__(keys)
-        self.num_classes = num_classes
-        self.keep_probability = keep_probability
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return ``data`` with the key as the most probable of background and classes ``(1, *spatial)``, uint8.
-
-        ``probability``, if kept, has the foreground classes ``(C, *spatial)``; ``sdm``, if there are such maps, too.
-        """
-        result = dict(data)
-        for key in self.key_iterator(result):
-            probability, sdm = split_output(result[key], self.num_classes)
-            result[key] = probability.argmax(0, keepdim=True).byte()
-            if self.keep_probability:
-                result["probability"] = probability[1:]
-            if len(sdm):
-                result["sdm"] = sdm
-        return result
-
-
-class ScanGridWriter(NibabelWriter):
-    """MONAI's NIfTI writer, but results have shape and header of their scan, are marked, and whole before named."""
-
-    def set_metadata(self, meta_dict: Any, resample: bool = False, **options: Any) -> None:
-        """Take the scan's file and affine; nothing is resampled, as results lie on the scan's grid."""
-        self.scan, self.affine = Path(meta_dict["filename_or_obj"]), np.asarray(meta_dict["affine"], dtype=float)
-
-    def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
-        """Write to ``filename``."""
-        array = np.asarray(self.data_obj)[..., 0] if self.data_obj.shape[-1] == 1 else np.asarray(self.data_obj)
-        image = nifti_image(array.astype(self.output_dtype), self.affine, self.scan)
-        image.header["descrip"] = PREDICTED
-        with atomically(Path(filename)) as unfinished:
-            nib.save(image, unfinished)
-        if verbose:
-            logger.info("Wrote %s", filename)
-
-
-class ResultLayout(FolderLayoutBase):
-    """Names of results, see `result_file`. MONAI's layout cuts a name at its last dot: the UID of a series, ``X.NII``.
-
-    Args:
-        output_dir: folder of the files.
-        postfix: end of the names.
-        data_root_dir: folder whose sub-folders are repeated.
-    """
-
-    def __init__(self, output_dir: str, postfix: str, data_root_dir: str = "") -> None:
-        self.arguments = (output_dir, postfix, data_root_dir)
-
-    def filename(self, **kwargs: Any) -> Path:
-        """The file of the result of the scan ``subject``, its folder made."""
-        file = result_file(kwargs["subject"], *self.arguments)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return file
-
-
-class SaveResultd(SaveImaged):
-    """MONAI's ``SaveImaged`` in the threads of ``Results``; files are ``NAME_POSTFIX.nii.gz`` on the scan's grid.
-
-    Args:
-        results: the threads.
-        keys: as for ``SaveImaged``.
-        output_dir: folder of the files.
-        postfix: end of the names.
-        data_root_dir: folder whose sub-folders are repeated in ``output_dir``.
-        **kwargs: as for ``SaveImaged``.
-    """
-
-    def __init__(
-        self, results: Results, keys: KeysCollection, output_dir: str, postfix: str, data_root_dir: str = "",
-        **kwargs: Any,
-    ) -> None:  # fmt: skip
-        layout = ResultLayout(output_dir, postfix, data_root_dir)
-        super().__init__(keys, writer=ScanGridWriter, folder_layout=layout, squeeze_end_dims=False, **kwargs)
-        self.results = results
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Queue the arrays of the keys for writing and return ``data`` as it is."""
-        # what waits is only what is written, in main memory: the rest of a case would keep that of a GPU
-        waiting = {key: data[key].cpu() for key in self.key_iterator(dict(data))}
-        self.results.submit(case_name(data), self._save, waiting)
-        return dict(data)
-
-    def _save(self, data: dict[Hashable, Any]) -> None:
-        try:
-            super().__call__(data)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:  # MONAI's holds a page of tracebacks, the cause in its last line
-            raise OSError(f"a result cannot be written: {str(error).strip().splitlines()[-1]}") from None
+    def _figures(self, item: Mapping[str, Any]) -> dict[str, str]:
+        """What the table says about a mask."""
+        figures = {name: f"{score:.4f}" for name, score in self.scores.items()}
+        if self.results.table is not None and "voxels" in item:
+            ml = abs(float(torch.linalg.det(item["pred"].affine[:3, :3].double()))) / 1000
+            for name, count in zip(self.results.table.names, item["voxels"], strict=True):
+                figures |= {f"{name}_voxels": str(count), f"{name}_ml": f"{count * ml:.3f}"}
+        return figures

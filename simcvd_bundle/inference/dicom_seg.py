@@ -65,7 +65,8 @@ class SaveDicomSegd(MapTransform):
             mask = data[key]
             folder = Path(mask.meta["filename_or_obj"])
             if folder.is_dir():
-                self.results.submit(case_name(data), self._save, folder, mask.cpu())
+                file = self.output_dir / f"{folder.name}_seg.dcm"
+                self.results.submit(case_name(data), file, self._save, file, folder, mask.cpu())
             elif not self.others_logged:
                 self.others_logged = True
                 logger.warning(
@@ -73,13 +74,12 @@ class SaveDicomSegd(MapTransform):
                 )
         return dict(data)
 
-    def _save(self, folder: Path, mask: MetaTensor) -> None:
+    def _save(self, file: Path, folder: Path, mask: MetaTensor) -> None:
         series = DicomSeries(folder)
         labels = np.asarray(mask)[0].astype(np.uint8)
         difference = Grid(labels.shape, np.asarray(mask.affine, dtype=float)).difference(series.grid)
         if difference:
             raise ValueError(f"no DICOM segmentation can be written, the series lies elsewhere: {difference}.")
-        file = self.output_dir / f"{folder.name}_seg.dcm"
         with atomically(file) as unfinished:
             segmentation(series, labels, self.class_names).save_as(unfinished)
 

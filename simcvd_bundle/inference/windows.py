@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simcvd_bundle.inference.folding import fold_batch_norm
+from simcvd_bundle.inference.mirror import MirroredInferer
 from simcvd_bundle.networks.vnet import VNetOutput
 from simcvd_bundle.utils.precision import autocast, known_precision
 
@@ -158,6 +159,7 @@ def make_inferer(
     fast_max_voxels: int = 2**23,
     with_sdm: bool = False,
     precision: str = "auto",
+    mirror: bool = False,
 ) -> Inferer:
     """Inferer of ``inference_mode``: ``"window"`` (the paper's sliding window) or ``"fast"`` (whole slices).
 
@@ -168,12 +170,16 @@ def make_inferer(
         fast_max_voxels: voxels of one pass of mode ``"fast"`` at most.
         with_sdm: append the SDM channels to the probabilities.
         precision: one of ``PRECISIONS`` or ``"auto"``.
+        mirror: average with the passes over the mirrored volume, see ``MirroredInferer``.
 
     Raises:
         ValueError: for another mode.
     """
+    inferer: Inferer
     if mode == "window":
-        return WindowInferer(patch_size, stride, with_sdm=with_sdm, precision=precision)
-    if mode == "fast":
-        return WholeSliceInferer(patch_size, fast_max_voxels, with_sdm=with_sdm, precision=precision)
-    raise ValueError(f"inference_mode must be 'window' or 'fast', got {mode!r}.")
+        inferer = WindowInferer(patch_size, stride, with_sdm=with_sdm, precision=precision)
+    elif mode == "fast":
+        inferer = WholeSliceInferer(patch_size, fast_max_voxels, with_sdm=with_sdm, precision=precision)
+    else:
+        raise ValueError(f"inference_mode must be 'window' or 'fast', got {mode!r}.")
+    return MirroredInferer(inferer) if mirror else inferer

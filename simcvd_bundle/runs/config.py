@@ -70,11 +70,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "True or False": (
         lambda value: isinstance(value, bool),
-        "resume save_predictions save_probability save_sdm save_dicom_seg consistency_includes_sdm",
+        "resume save_predictions save_probability save_sdm save_dicom_seg overwrite mirror largest_component "
+        "consistency_includes_sdm",
     ),
     NAME: (
         lambda value: isinstance(value, str | dict) and value != "",
-        "dataset_dir output_dir ckpt_dir cache_dir datalist weights pretrained scans_dir report_dir",
+        "dataset_dir output_dir ckpt_dir cache_dir datalist pretrained scans_dir report_dir",
+    ),
+    "the name of a file, or a list of such names": (
+        lambda value: isinstance(value, str | list | dict) and bool(value), "weights",
     ),
     "a path without # and ::, as MONAI's configs read # as :: (rename the folder, or link to it)": (
         lambda value: not isinstance(value, str) or not re.search("#|::", value),
@@ -205,7 +209,7 @@ class RunSettings:
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Any]]) -> None:
-        self.settings = dict(_leaves(running_config()))
+        self.settings = leaves(running_config(), FREE)
         names = [(Path(str(case.get("image"))).name, case.get("label") is not None) for case in cases]
         labeled = sum(known for _, known in names)
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
@@ -221,20 +225,29 @@ class RunSettings:
         Raises:
             ValueError: with the settings that differ.
         """
-        names = sorted(state.keys() | self.settings.keys())
-        changes = [
-            f"{name} was {state.get(name, 'not set')} and is now {self.settings.get(name, 'not set')}"
-            for name in names
-            if state.get(name) != self.settings.get(name)
-        ]
+        changes = differences(state, self.settings)
         if changes:
             raise ValueError("; ".join(changes[:10]) + ("; ..." if len(changes) > 10 else "") + ".")
 
 
-def _leaves(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if any(name == free or name.startswith(f"{free}::") for free in FREE) or name.endswith("_desc_"):
+def leaves(config: Mapping[str, Any], free: Sequence[str]) -> dict[str, str]:
+    """Values by id, as JSON text, without those of the ids ``free`` and descriptions."""
+    return dict(_leaves(config, "", free))
+
+
+def differences(former: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:
+    """What differs between two results of `leaves`, in words."""
+    return [
+        f"{name} was {former.get(name, 'not set')} and is now {settings.get(name, 'not set')}"
+        for name in sorted(former.keys() | settings.keys())
+        if former.get(name) != settings.get(name)
+    ]
+
+
+def _leaves(value: Any, name: str, free: Sequence[str]) -> list[tuple[str, str]]:
+    if any(name == other or name.startswith(f"{other}::") for other in free) or name.endswith("_desc_"):
         return []
     if isinstance(value, Mapping):
         items = [(f"{name}::{key}" if name else str(key), member) for key, member in value.items()]
-        return [leaf for key, member in items for leaf in _leaves(member, key)]
+        return [leaf for key, member in items for leaf in _leaves(member, key, free)]
     return [(name, json.dumps(value, default=str))]

@@ -7,13 +7,14 @@ import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from simcvd_bundle.networks.ensemble import Ensemble
 from simcvd_bundle.networks.extra import EXTRA
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.distributed import from_rank_0
@@ -24,17 +25,52 @@ ENCODER = ("network.encoder", "network.downs")
 """The parts that a pre-trained encoder shares with the network that it is loaded into."""
 
 
-def load_weights(network: nn.Module, path: str) -> None:
+def weight_files(weights: str | Sequence[str]) -> list[str]:
+    """The files of ``weights``: one, or several as a list or as the text ``[a.pt,b.pt]`` of a command line.
+
+    Raises:
+        ValueError: for a list that is empty or names a file twice.
+    """
+    if isinstance(weights, str) and not (weights.startswith("[") and weights.endswith("]")):
+        return [weights]
+    parts = weights[1:-1].split(",") if isinstance(weights, str) else weights
+    files = [str(part).strip().strip("'\"") for part in parts]
+    if not all(files) or len(set(files)) < len(files) or not files:
+        raise ValueError(f"weights is {weights!r}: give each file once, as in [a.pt,b.pt].")
+    return files
+
+
+def with_members(network: nn.Module, weights: str | Sequence[str], device: torch.device | str) -> nn.Module:
+    """The network on a device, for several weights an ``Ensemble`` with a network for each.
+
+    Args:
+        network: the network.
+        weights: see `weight_files`; ``load_weights`` reads them.
+        device: the device.
+    """
+    size = len(weight_files(weights))
+    return (network if size == 1 else Ensemble([network, *(copy.deepcopy(network) for _ in range(size - 1))])).to(
+        device
+    )
+
+
+def load_weights(network: nn.Module, path: str | Sequence[str]) -> None:
     """Load a weights file, all or nothing but what serves training only. The first process reads it for all.
 
     Args:
-        network: network to fill.
-        path: file with a flat state dict, or one under the key ``model`` (as MONAI Label writes).
+        network: network to fill; an ``Ensemble`` takes a file for each member.
+        path: file with a flat state dict, or one under the key ``model`` (as MONAI Label writes); see `weight_files`.
 
     Raises:
         FileNotFoundError: when there is no file.
-        ValueError: when the file cannot be read or belongs to another network.
+        ValueError: when a file cannot be read or belongs to another network.
     """
+    members = list(network.members) if isinstance(network, Ensemble) else [network]
+    for member, file in zip(members, weight_files(path), strict=True):
+        _load(member, file)
+
+
+def _load(network: nn.Module, path: str) -> None:
     content = from_rank_0(lambda: _read(path))
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if isinstance(state, Mapping):  # exported weights have no extra outputs, and a plain network needs none

@@ -2,5 +2,6 @@
 
 from simcvd_bundle.utils.distributed import join
 from simcvd_bundle.utils.memory import keep_freed_memory
+from simcvd_bundle.utils.shares import own_device
 
-__all__ = ["join", "keep_freed_memory"]
+__all__ = ["join", "keep_freed_memory", "own_device"]

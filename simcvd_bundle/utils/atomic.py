@@ -1,7 +1,8 @@
-"""Files that are either the former ones or the complete new ones, never half written."""
+"""Files that are either the former ones or the complete new ones, never half written; and which ones they are."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -40,3 +41,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` as JSON."""
     with atomically(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file; empty without the file."""
+    file = Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

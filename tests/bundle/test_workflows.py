@@ -97,7 +97,7 @@ def test_inference_keeps_the_geometry_of_every_format(run_bundle: Run, trained: 
     write_series(scans / "series", array, (0.5, 0.5, 2.0))
     run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), weights=str(trained),
                dataset_dir=str(scans), save_probability=True, save_sdm=True)  # fmt: skip
-    masks = {path.name: nib.load(path) for path in (tmp_path / "masks").iterdir()}
+    masks = {path.name: nib.load(path) for path in (tmp_path / "masks").glob("*.nii.gz")}
     assert len(masks) == 9
     expected_nrrd = np.diag([0.5, -0.5, 2.0, 1.0])
     expected_nrrd[:3, 3] = [-5.0, 7.0, 9.0]
@@ -233,5 +233,5 @@ def test_nested_overrides_in_the_form_of_the_zoos_unit_tests(
         "dataset#data": [{"image": items[0]["image"]}],
     })  # fmt: skip
     assert json.loads((tmp_path / "eval" / "summary.json").read_text())["num_cases"] == 3
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["image_0_seg.nii.gz"]
+    assert [path.name for path in (tmp_path / "masks").glob("*.nii.gz")] == ["image_0_seg.nii.gz"]
     assert [workflow.check_properties() for workflow in (train, evaluate, infer)] == [[], [], []]

@@ -389,7 +389,7 @@ def test_several_classes_and_channels_from_folder_to_report(tmp_path: Path) -> N
     bundle("inference.json", overlay, kind="infer", dataset_dir=str(folder), output_dir=str(tmp_path / "masks"),
            weights=weights, **{"network_def::base_channels": 2},
            **{"dataset::data": [{"image": [str(root / path) for path in held_out["image"]]}]})  # fmt: skip
-    (written,) = (tmp_path / "masks").iterdir()
+    (written,) = (tmp_path / "masks").glob("*.nii.gz")
     prediction, truth = np.asarray(nib.load(written).dataobj), np.asarray(nib.load(root / held_out["label"]).dataobj)
     assert set(np.unique(prediction)) <= {0, 2, 4, 9}
     with (tmp_path / "eval" / "per_case.csv").open() as file:

@@ -12,14 +12,12 @@ from typing import Any
 
 import nibabel as nib
 import pytest
-import torch
 from conftest import TINY
 
 from simcvd_bundle.__main__ import main
 from simcvd_bundle.commands.init import certainty_page, command, init, planning, timing
 from simcvd_bundle.commands.init.timing import Seconds, Work, fit_to_time, iterations_within, measure, work_of
 from simcvd_bundle.data import phantom_dataset
-from simcvd_bundle.inference import expected_dice
 
 NAMES = ("device", "precision", "num_workers", "head_pool_size", "network_def::base_channels")
 SMALL = {name: TINY[name] for name in NAMES}
@@ -133,16 +131,6 @@ def test_one_scan_of_a_subject_is_proposed_and_five_at_most() -> None:
     files = [f"/d/p{subject}/{frame}.nii" for subject in range(7) for frame in "ab"]
     assert certainty_page.label_next(files, "/d", r"p(\d)") == [f"p{subject}/a.nii" for subject in range(5)]
     assert certainty_page.label_next(files[:3], "/d", None) == ["p0/a.nii", "p0/b.nii", "p1/a.nii"]
-
-
-def test_certainty_by_hand() -> None:
-    """Class 1: p 0.8, 0.6 inside and 0.1 outside: 2 * 1.4 / (1.5 + 2). Class 2 is not found: 0."""
-    first, second = torch.tensor([0.8, 0.6, 0.1, 0.0]), torch.tensor([0.1, 0.1, 0.2, 0.3])
-    probability = torch.stack([1 - first - second, first, second])
-    assert expected_dice(probability) == pytest.approx(2 * 1.4 / 3.5 / 2)
-    sure = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 2]), 3).T.float()
-    assert expected_dice(sure) == 1
-    assert expected_dice(sure.reshape(3, 2, 2, 1)) == 1
 
 
 # time

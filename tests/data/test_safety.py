@@ -26,7 +26,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from simcvd_bundle.data.cases import CheckedDataset
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.data.scans import find_images
-from simcvd_bundle.inference.batch import Results, SaveResultd
+from simcvd_bundle.inference.batch import Results
+from simcvd_bundle.inference.saving import SaveResultd
 
 SOURCES = [
     path for folder in ("simcvd_bundle", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))

@@ -61,7 +61,7 @@ def batch(folder: Path, good: Path, weights: Path) -> dict[str, int]:
     assert f"{len(kinds)} cases failed, all others are written" in message, output[-3000:]
     for number in range(len(kinds)):
         assert f"{scans}/bad_{number:02d}.nii.gz: " in message, f"bad_{number:02d} is not listed"
-    written = sorted(path.name for path in (folder / "run").iterdir())
+    written = sorted(path.name for path in (folder / "run").glob("*.nii.gz"))
     assert written == [f"good_{number:02d}_seg.nii.gz" for number in range(len(kinds))], written
     return {"bad scans in a batch, all listed at the end": len(kinds), "good scans of it, all written": len(written)}
 

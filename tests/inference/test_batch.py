@@ -14,7 +14,9 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
 from simcvd_bundle.data.masks import is_prediction
-from simcvd_bundle.inference.batch import MaskAndMapsd, Results, SaveResultd
+from simcvd_bundle.inference.batch import Results
+from simcvd_bundle.inference.masks import MaskAndMapsd
+from simcvd_bundle.inference.saving import SaveResultd
 
 
 def test_files_are_those_of_save_imaged(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_what_waits_is_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """In main memory; the image and the rest of a case are free at once. The meta device stands for a GPU."""
     results = Results()
     waiting: list[dict[str, Any]] = []
-    monkeypatch.setattr(results, "submit", lambda case, function, data: waiting.append(data))
+    monkeypatch.setattr(results, "submit", lambda case, file, function, data: waiting.append(data))
     moved = MetaTensor(torch.ones(1, 2, 2, 2))
     pred = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "a.nii"})
     monkeypatch.setattr(pred, "cpu", lambda: moved)
@@ -93,9 +95,9 @@ def test_computation_goes_on_until_too_much_waits() -> None:
     gate = threading.Event()
     results = Results(num_threads=1, max_pending=2)
     for _ in range(2):
-        results.submit("case", gate.wait, 60)
+        results.submit("case", Path("a.nii.gz"), gate.wait, 60)
     assert [future.done() for _, future in results.pending] == [False, False]
-    third = threading.Thread(target=results.submit, args=("case", gate.wait, 60))
+    third = threading.Thread(target=results.submit, args=("case", Path("a.nii.gz"), gate.wait, 60))
     third.start()
     third.join(0.2)
     assert third.is_alive()

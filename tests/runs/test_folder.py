@@ -149,5 +149,5 @@ def test_cases_that_failed_do_not_stop_the_others(run_bundle: Run, dataset_dir: 
     message = str(root_cause(error.value))
     assert message.startswith(f"1 cases failed, all others are written. Mend or remove them and run again:\n  {scans}")
     assert "image_1.nii.gz: " in message
-    written = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    written = sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz"))
     assert written == ["again_seg.nii.gz", "image_0_seg.nii.gz", "image_2_seg.nii.gz"]

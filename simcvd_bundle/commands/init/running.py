@@ -13,9 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from simcvd_bundle.commands.init.timing import training_files
-from simcvd_bundle.data.cases import case_name
 from simcvd_bundle.data.datalists import common_folder, load_datalist
-from simcvd_bundle.inference.certainty import CertaintyHandler
+from simcvd_bundle.inference.case_table import DONE
 from simcvd_bundle.utils.atomic import atomically
 from simcvd_bundle.utils.errors import root_cause
 from simcvd_bundle.utils.paths import BUNDLE_ROOT
@@ -113,7 +112,7 @@ def _segment(content: Mapping[str, Any], scans: list[dict[str, Any]], folder: Pa
     workflow = ConfigWorkflow(
         config_file=[str(BUNDLE_ROOT / "configs" / "inference.json")], workflow_type="infer", logging_file=False,
         **{
-            "inference_mode": "fast", **settings, "bundle_root": str(BUNDLE_ROOT), "dataset::data": scans,
+            "inference_mode": "fast", **settings, "bundle_root": str(BUNDLE_ROOT), "scans": scans,
             "output_dir": str(folder / MASKS), "data_root_dir": common_folder(scans),
             "weights": str(folder / TRAIN / "model.pt"),
         },
@@ -123,20 +122,13 @@ def _segment(content: Mapping[str, Any], scans: list[dict[str, Any]], folder: Pa
         get = workflow.parser.get_parsed_content
         get("check")(config=workflow.parser.get())
         get("load")()
-        certainty = CertaintyHandler(get("num_classes"))
-        evaluator = get("evaluator")
-        certainty.attach(evaluator)
         try:
-            evaluator.run()
+            get("evaluator").run()
             failed = ""
         except RuntimeError as error:  # at the end, with the scans that failed: the others have their masks
             failed = str(error)
-    first = {case_name(_first(scan)): str(_first(scan)) for scan in scans}
-    return {first.get(name, name): score for name, score in certainty.scores.items()}, failed
-
-
-def _first(scan: Mapping[str, Any]) -> Any:
-    return scan["image"][0] if isinstance(scan["image"], list) else scan["image"]
+    rows = get("table").rows()
+    return {path: float(row["quality"]) for path, row in rows.items() if row["status"] == DONE}, failed
 
 
 @contextmanager

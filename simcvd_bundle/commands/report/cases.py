@@ -157,9 +157,9 @@ def plane_index(case: Volumes, axis: int) -> int:
 
 def draw_planes(case: Volumes) -> dict[str, str]:
     """PNG images by plane; with a signed distance map also ``PLANE, SDM``."""
-    images = {plane: _draw(case, axis, case.image, None) for plane, axis in PLANES.items()}
+    images = {plane: draw_plane(case, axis, case.image, None) for plane, axis in PLANES.items()}
     if case.sdm is not None:
-        images |= {f"{plane}, SDM": _draw(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
+        images |= {f"{plane}, SDM": draw_plane(case, axis, case.sdm, "RdBu") for plane, axis in PLANES.items()}
     return images
 
 
@@ -168,7 +168,8 @@ def read_turned(path: str | Path) -> Any:
     return Orientation("RAS", labels=None)(read_scan(path))
 
 
-def _draw(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:
+def draw_plane(case: Volumes, axis: int, background: np.ndarray, cmap: str | None) -> str:
+    """PNG image of the slice of `plane_index`: ``background``, grey without ``cmap``, and the contours on it."""
     index = plane_index(case, axis)
     across, up = (a for a in range(3) if a != axis)
     width, height = (case.label.shape[a] * case.spacing_mm[a] for a in (across, up))

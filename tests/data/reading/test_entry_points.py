@@ -151,7 +151,7 @@ def test_masks_lie_where_their_scans_do(run_bundle: Run, stored: tuple[Kind, Pat
         "inference.json", workflow_type="infer", dataset_dir=str(data / "images"), output_dir=str(tmp_path / "masks"),
         inferer=PROBE, load="$lambda: None", **settings_of(kind),
     )  # fmt: skip
-    masks = sorted((tmp_path / "masks").iterdir())
+    masks = sorted((tmp_path / "masks").glob("*.nii.gz"))
     assert len(masks) == 3
     images = sorted((data / "images").iterdir())[:: kind.channels]
     for number, (file, image) in enumerate(zip(masks, images, strict=True)):
@@ -293,7 +293,7 @@ def test_what_is_refused_is_so_everywhere(run_bundle: Run, tmp_path: Path, name:
             output_dir=str(tmp_path / "masks"), inferer=PROBE, load="$lambda: None",
         )  # fmt: skip
     assert re.search(said, str(root_cause(error.value)))
-    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good_seg.nii.gz"]
+    assert [path.name for path in (tmp_path / "masks").glob("*.nii.gz")] == ["good_seg.nii.gz"]
     items = [{"image": str(tmp_path / "data" / "images" / "good.nii.gz"),
               "label": str(tmp_path / "data" / "labels" / "good.nii.gz")}, {"image": str(bad)}]  # fmt: skip
     data: dict[str, Any] = {"train::dataset::data": items, "validate::dataset::data": []}

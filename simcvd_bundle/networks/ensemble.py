@@ -1,0 +1,38 @@
+"""Several networks as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from simcvd_bundle.networks.vnet import VNetOutput
+
+
+class Ensemble(nn.Module):
+    """Networks of one kind whose probabilities and signed distance maps are averaged, such as those of several folds.
+
+    Args:
+        members: networks, for one volume each as ``VNet``.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor, return_all: bool = False) -> Any:
+        """As ``VNet``; ``logits`` are the logarithms of the mean probabilities, ``features`` those of the members."""
+        if not return_all:
+            return self._logits([member(x) for member in self.members])
+        outputs = [cast(VNetOutput, member(x, return_all=True)) for member in self.members]
+        sdm = torch.stack([output.sdm for output in outputs]).mean(0)
+        return VNetOutput(
+            self._logits([output.logits for output in outputs]), sdm, torch.cat([o.features for o in outputs], 1)
+        )
+
+    @staticmethod
+    def _logits(logits: Sequence[Tensor]) -> Tensor:
+        """Of each member's probabilities their mean, whose softmax it is: it sums to 1."""
+        return torch.stack([single.float().log_softmax(1) for single in logits]).logsumexp(0)
