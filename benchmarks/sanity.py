@@ -31,6 +31,7 @@ from simcvd_bundle.data.batches import prepare_batch
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.inference.windows import make_inferer
 from simcvd_bundle.losses import BoundaryContrastiveLoss, WeightedTerms
+from simcvd_bundle.losses.weighted import together
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
 from simcvd_bundle.training.views import seen_through
 from simcvd_bundle.utils.memory import keep_freed_memory
@@ -43,10 +44,11 @@ def weighted_terms(
     loss: WeightedTerms, pred: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Every term with its weight and graph."""
-    weights, streams = loss.current_weights(), loss.streams
-    return {
-        name: weights[name] * term(pred[streams[name]], target[streams[name]]) for name, term in loss.losses.items()
-    }
+    terms = {}
+    for name, weight in loss.current_weights().items():
+        entries, labels = (together(batch, loss.streams[name]) for batch in (pred, {**pred, **target}))
+        terms[name] = weight * loss.losses[name](entries, labels)
+    return terms
 
 
 def gradients(terms: Mapping[str, Tensor], network: nn.Module) -> dict[str, dict[str, float]]:

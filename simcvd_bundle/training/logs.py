@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -98,14 +97,14 @@ class LogsHandler:
         """Open the logs, before the first of an evaluator's runs."""
         if self.handlers:
             return
-        logger = f"simcvd_bundle.{self.name}"
         settings: dict[str, Any] = {"iteration_log": False, "epoch_log": self.interval is None}
         if self.interval is not None:
             settings["output_transform"] = from_engine(["loss"], first=True)
-            ProgressHandler(self.name, logging.getLogger(logger)).attach(engine)
+            ProgressHandler(self.name).attach(engine)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=TOGETHER) | Events.EPOCH_COMPLETED, self.write)
-        self.handlers.append(StatsHandler(name=logger, **settings))
+        # MONAI cuts the logger of this name off from its parents, so it is none of the package's.
+        self.handlers.append(StatsHandler(name=self.name, **settings))
         self.handlers.append(TensorBoardStatsHandler(log_dir=self.log_dir, **settings))
         for handler in self.handlers:
             handler.attach(engine)

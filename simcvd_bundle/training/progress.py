@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+logger = logging.getLogger(__name__)
+
 FIRST_ITERATIONS = 5
 """Iterations after which the end is foretold first; later once an epoch."""
 
@@ -21,12 +23,10 @@ class ProgressHandler:
 
     Args:
         name: what the engine does.
-        logger: where the expected end is written.
     """
 
-    def __init__(self, name: str, logger: logging.Logger) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.logger = logger
         self.bar: tqdm[None] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -50,7 +50,7 @@ class ProgressHandler:
         if done == FIRST_ITERATIONS or iteration % (engine.state.epoch_length or 1) == 0:
             seconds = (time.monotonic() - self.began) / done
             left = timedelta(seconds=round((_total(engine) - iteration) * seconds))
-            self.logger.info(
+            logger.info(
                 "Iteration %d of %d, %.3g s each: end expected in %s, at %s.",
                 iteration, _total(engine), seconds, left, f"{datetime.now() + left:%H:%M on %d %B}",
             )  # fmt: skip

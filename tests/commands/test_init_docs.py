@@ -32,7 +32,8 @@ def test_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for line in block.replace("\\\n", " ").splitlines()
     ]
     assert [shlex.split(line)[:3] for line in commands if line] == [
-        ["python", "-m", "simcvd_bundle"], *[["python", "-m", "monai.bundle"]] * 3, ["python", "-m", "simcvd_bundle"],
+        *[["python", "-m", "simcvd_bundle"]] * 2, *[["python", "-m", "monai.bundle"]] * 3,
+        ["python", "-m", "simcvd_bundle"],
     ]  # fmt: skip
     for line in commands:
         words = shlex.split(line)[3:]

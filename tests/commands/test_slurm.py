@@ -21,7 +21,7 @@ from slurm_cluster import SlurmCluster, installed
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not installed(), reason="needs root and the packages slurm-wlm and munge"),
+    pytest.mark.skipif(not installed(), reason="needs root, submitit, and the packages slurm-wlm and munge"),
 ]
 SETTINGS: dict[str, Any] = {
     **{name: value for name, value in TINY.items() if name not in ("bundle_root", "num_labeled", "log_interval")},

@@ -11,7 +11,8 @@ import pytest
 
 from simcvd_bundle.data import class_names as names
 from simcvd_bundle.data.class_names import compare_names, names_of_datalist, same_word
-from simcvd_bundle.data.datalists import load_datalist, write_folds
+from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.folds import write_folds
 
 LIVER = {"1": "liver", "2": "tumour"}
 

@@ -58,6 +58,7 @@ def test_a_usable_network_is_there_long_before_the_end(run_bundle: Run, dataset_
 def test_the_network_is_replaced_at_checkpoints_and_never_by_bad_numbers(tmp_path: Path) -> None:
     network = nn.Linear(1, 1, bias=False)
     seen = []
+    file = tmp_path / "latest" / "model.pt"
 
     def step(engine: Engine, batch: Any) -> None:
         network.weight.data.fill_(float("nan") if engine.state.iteration == 6 else engine.state.iteration)
@@ -65,7 +66,7 @@ def test_the_network_is_replaced_at_checkpoints_and_never_by_bad_numbers(tmp_pat
     engine = Engine(step)
     LatestNetwork(network, str(tmp_path), 3).attach(engine)  # type: ignore[arg-type]
     engine.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda: seen.append(torch.load(tmp_path / "latest" / "model.pt")["weight"].item())
+        Events.EPOCH_COMPLETED, lambda: seen.append(torch.load(file, weights_only=True)["weight"].item())
     )
     engine.run([0], max_epochs=7)
     assert seen == [1, 1, 3, 3, 3, 3, 3]
@@ -122,9 +123,9 @@ def test_the_end_is_foretold_soon_and_after_a_resume(caplog: pytest.LogCaptureFi
     engine.load_state_dict({"iteration": 20, "epoch_length": 10, "max_epochs": 4})
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
         patch.setattr("simcvd_bundle.training.progress.time.monotonic", lambda: next(now))
-        ProgressHandler("training", logging.getLogger("progress")).attach(engine)
+        ProgressHandler("training").attach(engine)
         engine.run([0] * 10)
-    lines = [record.getMessage() for record in caplog.records if record.name == "progress"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "simcvd_bundle.training.progress"]
     assert [line.split(" each")[0] for line in lines] == [
         "Iteration 25 of 40, 0.2 s", "Iteration 30 of 40, 0.2 s", "Iteration 40 of 40, 0.15 s",
     ]  # fmt: skip
