@@ -23,7 +23,8 @@ TINY = {"iterations": "2", "network_def::base_channels": "2", "head_pool_size": 
 def test_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    example = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8").split("## What init accepts")[0]
+    example = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    example = example.split("## An example")[1].split("## What init accepts")[0]
     Path("phantoms.py").write_text(re.findall(r"```python\n(.*?)```", example, re.S)[0])
     runpy.run_path("phantoms.py")
     commands = [
@@ -32,8 +33,7 @@ def test_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for line in block.replace("\\\n", " ").splitlines()
     ]
     assert [shlex.split(line)[:3] for line in commands if line] == [
-        *[["python", "-m", "simcvd_bundle"]] * 2, *[["python", "-m", "monai.bundle"]] * 3,
-        ["python", "-m", "simcvd_bundle"],
+        ["python", "-m", "simcvd_bundle"], *[["python", "-m", "monai.bundle"]] * 3, ["python", "-m", "simcvd_bundle"],
     ]  # fmt: skip
     for line in commands:
         words = shlex.split(line)[3:]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simcvd_bundle.commands.init.finding import Scan
+from simcvd_bundle.commands.init.inspecting import Intensities
 from simcvd_bundle.commands.init.sections import split
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.data.folds import write_folds
@@ -104,10 +107,11 @@ def test_scans_without_a_subject_are_subjects_of_their_own() -> None:
 
 def test_init_writes_the_subjects_that_its_pattern_finds(tmp_path: Path) -> None:
     scans = [Scan((tmp_path / f"pat{n}_{s}.nii",), tmp_path / f"pat{n}_{s}_label.nii") for n in range(3) for s in "ab"]
-    with_pattern, _ = split(tmp_path, scans, [], r"pat(\d)", None, 1, 0, 0)
+    seen = [Intensities(np.zeros(1), values=Counter({1: 1}))] * len(scans)
+    with_pattern, _ = split(tmp_path, scans, seen, r"pat(\d)", None, 1, 0, 0)
     assert {item["image"][3]: item["subject"] for item in with_pattern["training"]}.items() <= {
         str(n): str(n) for n in range(3)
     }.items()
     assert len(with_pattern["training"]) == 4
-    without, _ = split(tmp_path, scans, [], None, None, 1, 0, 0)
+    without, _ = split(tmp_path, scans, seen, None, None, 1, 0, 0)
     assert not any("subject" in item for items in without.values() for item in items)
