@@ -94,8 +94,8 @@ def experiment(
         dataset_dir: folder of the data.
         data: data overlay, such as data_la, or the path of your own.
         experiments: overlays as names of configs/ or paths, simcvd for none, several joined by +; all for SimCVD and
-            every method overlay of configs/. By default [simcvd,method_supervised,method_mean_teacher], or no overlay
-            where config is pretrain.
+            every method overlay of configs/ that needs no trained network. By default
+            [simcvd,method_supervised,method_mean_teacher], or no overlay where config is pretrain.
         num_labeled: numbers of labelled cases; by default that of the data overlay.
         seeds: seeds.
         folds: split the labelled cases into so many folds, train without one at a time and evaluate on that one
@@ -183,7 +183,8 @@ def plan(
             value is none that JSON can hold.
     """
     if list(experiments) == ["all"]:
-        experiments = ["simcvd", *sorted(file.stem for file in BUNDLE_ROOT.glob("configs/method_*.json"))]
+        methods = sorted(BUNDLE_ROOT.glob("configs/method_*.json"))
+        experiments = ["simcvd", *(file.stem for file in methods if "teacher_weights" not in file.read_text())]
     runs: dict[str, Run] = {}
     numbers: Sequence[int | None] = num_labeled or [None]
     for seed, number, name in itertools.product(seeds, numbers, experiments):

@@ -15,6 +15,7 @@ from simcvd_bundle.losses.pyramid import PyramidConsistencyLoss
 from simcvd_bundle.losses.regions import RegionSegmentationLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
 from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
+from simcvd_bundle.losses.soft_targets import SoftTargetLoss
 from simcvd_bundle.losses.task_consistency import TaskConsistencyLoss
 from simcvd_bundle.losses.uncertainty import UncertaintyMaskedConsistencyLoss
 from simcvd_bundle.losses.weighted import WeightedTerms
@@ -34,6 +35,7 @@ __all__ = [
     "RegionSegmentationLoss",
     "SegmentationLoss",
     "SignedDistanceLoss",
+    "SoftTargetLoss",
     "TaskConsistencyLoss",
     "UncertaintyMaskedConsistencyLoss",
     "WeightedTerms",

@@ -4,7 +4,7 @@ from simcvd_bundle.runs.archive import remaining_scans
 from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
 from simcvd_bundle.runs.config import RunSettings, check_config
 from simcvd_bundle.runs.lifecycle import Lifecycle
-from simcvd_bundle.runs.weights import load_pretrained, load_weights, with_members
+from simcvd_bundle.runs.weights import frozen_teacher, load_pretrained, load_weights, with_members
 
 __all__ = [
     "BestMetric",
@@ -12,6 +12,7 @@ __all__ = [
     "RunCheckpoint",
     "RunSettings",
     "check_config",
+    "frozen_teacher",
     "load_pretrained",
     "load_weights",
     "remaining_scans",

@@ -54,6 +54,28 @@ def with_members(network: nn.Module, weights: str | Sequence[str], device: torch
     )
 
 
+def frozen_teacher(network: nn.Module, weights: str | None) -> nn.ModuleDict:
+    """A trained network as the teacher of a training that does not change it: no gradient, no dropout.
+
+    Args:
+        network: network of the form that was trained, on its device.
+        weights: its file, see `load_weights`.
+
+    Returns:
+        ``network``, as ``StudentTeacherInferer`` calls it.
+
+    Raises:
+        FileNotFoundError: when there is no file.
+        ValueError: without ``weights``, or when they cannot be read or belong to another network.
+    """
+    if weights is None:
+        raise ValueError(
+            "teacher_weights is not set: give the trained network that teaches, --teacher_weights runs/train/model.pt."
+        )
+    load_weights(network, weights)
+    return nn.ModuleDict({"network": network.requires_grad_(False).eval()})
+
+
 def load_weights(network: nn.Module, path: str | Sequence[str]) -> None:
     """Load a weights file, all or nothing but what serves training only. The first process reads it for all.
 

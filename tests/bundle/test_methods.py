@@ -27,6 +27,16 @@ TINY_PARTS: dict[str, dict[str, Any]] = {
 """Settings of one method that make it quick, or let each of its stages come."""
 
 
+@pytest.fixture(autouse=True)
+def _teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What distillation distils."""
+    weights = tmp_path / "trained.pt"
+    torch.save(VNet(base_channels=4).state_dict(), weights)
+    monkeypatch.setitem(
+        TINY_PARTS, "method_distillation.json", {"teacher_weights": str(weights), "teacher_def::base_channels": 4}
+    )
+
+
 def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
     """Tensors of nested dicts, by path."""
     if isinstance(content, Tensor):
@@ -114,6 +124,7 @@ PUBLISHED = {
     "urpc": {"segmentation": 0.25, "pyramid_consistency": 0.1},
     "bcp": {"bcp": 1},
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
+    "distillation": {"segmentation": 1, "soft_targets": 1},
 }
 """Terms and weights of each method after its ramp-up."""
 
@@ -137,6 +148,18 @@ def test_bcp_goes_from_labelled_into_labelled_to_both_ways(run_bundle: Run) -> N
     assert streams == [{"labeled_mixed"}, {"labeled_mixed"}, {"mixed"}]
     defaults = run_bundle("train.json", "method_bcp.json", **{**SHORT, "iterations": 17, "run": []})
     assert defaults.parser.get_parsed_content("pretrain_iterations") == 2
+
+
+def test_a_network_that_teaches_stays_as_it_is(run_bundle: Run, tmp_path: Path) -> None:
+    """Of another size than the student, and without dropout; without it the error says what to give."""
+    settings = {**SHORT, **TINY_PARTS["method_distillation.json"]}
+    teacher = run_bundle("train.json", "method_distillation.json", **settings).parser.get_parsed_content("teacher")
+    trained = torch.load(tmp_path / "trained.pt", weights_only=True)
+    assert all(torch.equal(trained[name], value) for name, value in teacher["network"].state_dict().items())
+    assert not any(module.training for module in teacher["network"].modules())
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        run_bundle("train.json", "method_distillation.json", **{**settings, "teacher_weights": None})
+    assert "give the trained network that teaches, --teacher_weights" in str(root_cause(error.value))
 
 
 def test_mc_net_plus_is_one_id(run_bundle: Run) -> None:

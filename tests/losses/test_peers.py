@@ -17,6 +17,7 @@ from simcvd_bundle.losses import (
     MutualConsistencyLoss,
     PyramidConsistencyLoss,
     SegmentationLoss,
+    SoftTargetLoss,
     TaskConsistencyLoss,
     UncertaintyMaskedConsistencyLoss,
 )
@@ -95,6 +96,11 @@ def naive_task(pred: Entries) -> float:
     ])  # fmt: skip
 
 
+def naive_soft_targets(pred: Entries) -> float:
+    pairs = [(probability(pred["teacher_logits"], v), probability(pred["logits"], v)) for v in voxels(pred)]
+    return mean([-sum(q * math.log(p) for q, p in zip(*pair, strict=True)) for pair in pairs])
+
+
 def naive_cross(pred: Entries) -> float:
     total = 0.0
     for one, other in permutations(outputs(pred), 2):
@@ -131,6 +137,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[Entries], float], set[
     "entropy": (EntropyLoss, naive_entropy, {"logits"}),
     "uncertainty": (UncertaintyMaskedConsistencyLoss, naive_uncertainty, {"logits"}),
     "task": (TaskConsistencyLoss, naive_task, {"logits", "sdm"}),
+    "soft targets": (SoftTargetLoss, naive_soft_targets, {"logits"}),
     "cross": (CrossPseudoSupervisionLoss, naive_cross, {"logits", "extra_logits"}),
     "mutual": (MutualConsistencyLoss, naive_mutual, {"logits", "extra_logits"}),
     "pyramid": (PyramidConsistencyLoss, naive_pyramid, {"logits", "extra_logits"}),
@@ -175,6 +182,14 @@ def test_certain_outputs_that_agree_cost_nothing(name: str) -> None:
     ).float()  # fmt: skip
     pred = {"logits": logits, "extra_logits": logits[:, None]}
     assert float(CASES[name][0]()(pred, {})) == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_targets_of_a_temperature_are_those_of_divided_logits() -> None:
+    pred = prediction()
+    halved = {**pred, **{name: pred[name] / 2 for name in ("logits", "teacher_logits")}}
+    assert torch.equal(SoftTargetLoss(2.0)(pred, {}), SoftTargetLoss()(halved, {}))
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        SoftTargetLoss(0)
 
 
 def test_entropy_lies_between_certain_and_undecided() -> None:
