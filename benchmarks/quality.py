@@ -25,6 +25,7 @@ from scipy import ndimage, stats
 from torch import Tensor
 
 from simcvd_bundle.data.datalists import load_datalist
+from simcvd_bundle.data.foreground import pieces_of
 from simcvd_bundle.evaluation.metrics import case_metrics
 from simcvd_bundle.inference.disagreement import mask_disagreement
 from simcvd_bundle.inference.masks import KeepLargestd
@@ -64,8 +65,7 @@ class Case:
         box = ndimage.find_objects((probability[0] < 1 - FAINT).numpy().astype(np.uint8))
         self.probability = probability[:, *box[0]] if box else probability[:, :1, :1, :1]
         self.mask = foreground(self.probability)
-        parts, _ = ndimage.label(self.mask.numpy(), np.ones((3, 3, 3)))
-        self.sizes = np.bincount(parts.ravel())[1:]
+        _, self.sizes = pieces_of(self.mask.numpy())
 
     def entropy(self) -> Tensor:
         """Of each voxel, 1 at most."""

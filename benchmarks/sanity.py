@@ -30,25 +30,13 @@ from torch import Tensor, nn
 from simcvd_bundle.data.batches import prepare_batch
 from simcvd_bundle.data.datalists import load_datalist
 from simcvd_bundle.inference.windows import make_inferer
-from simcvd_bundle.losses import BoundaryContrastiveLoss, WeightedTerms
-from simcvd_bundle.losses.weighted import together
+from simcvd_bundle.losses import BoundaryContrastiveLoss
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
 from simcvd_bundle.training.views import seen_through
 from simcvd_bundle.utils.memory import keep_freed_memory
 from simcvd_bundle.utils.precision import autocast
 
 PARTS = ("encoder", "decoder", "segmentation", "sdm")
-
-
-def weighted_terms(
-    loss: WeightedTerms, pred: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Every term with its weight and graph."""
-    terms = {}
-    for name, weight in loss.current_weights().items():
-        entries, labels = (together(batch, loss.streams[name]) for batch in (pred, {**pred, **target}))
-        terms[name] = weight * loss.losses[name](entries, labels)
-    return terms
 
 
 def gradients(terms: Mapping[str, Tensor], network: nn.Module) -> dict[str, dict[str, float]]:
@@ -128,7 +116,7 @@ def main() -> None:
         module.train()
     for _, batch in zip(range(chosen.batches), get("train::dataloader"), strict=False):
         inputs, target = prepare_batch(batch, get("device"))
-        for term, values in gradients(weighted_terms(loss, inferer(inputs, network), target), network).items():
+        for term, values in gradients(loss.by_name(inferer(inputs, network), target), network).items():
             norms[term].append(values)
         unlabeled = inputs["unlabeled"]["image"]
         with torch.no_grad():

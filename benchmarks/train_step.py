@@ -50,7 +50,7 @@ class Floor:
     def __call__(self) -> None:
         """One step."""
         with autocast(self.images, self.precision):
-            outputs = [o for o in self.student(self.images, return_all=True) if o is not None]
+            outputs = list(self.student(self.images, return_all=True).entries().values())
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
         self.student.zero_grad(set_to_none=True)
         del outputs

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from simcvd_bundle.commands.report.curves import load_curves  # noqa: E402
 from simcvd_bundle.runs.weights import write_tensors  # noqa: E402
-from simcvd_bundle.utils.atomic import atomically, write_json  # noqa: E402
+from simcvd_bundle.utils.atomic import atomically, digest, write_json  # noqa: E402
 
 MEAN_OF = 100
 """Iterations that a row of terms.csv is the mean of."""
@@ -55,8 +54,7 @@ def ship(run: Path, evaluation: str, models: Path, note: str = "") -> None:
     contents = {file.name: without_folders(json.loads(file.read_text(encoding="utf-8"))) for file in texts}
     write_terms(run, models / "record" / "terms.csv")  # first: it fails when the run has no logs
     write_tensors(models / "model.pt", weights)
-    digest = hashlib.sha256((models / "model.pt").read_bytes()).hexdigest()
-    contents["record.json"] |= {"note": note, "sha256": digest}
+    contents["record.json"] |= {"note": note, "sha256": digest(models / "model.pt")}
     for name, content in contents.items():
         write_json(models / "record" / name, content)
     shutil.copyfile(cases, models / "record" / "per_case.csv")

@@ -141,12 +141,11 @@ def experiment(
     if folds:
         runs = [fold for run in runs for fold in split(run, folds, target)]
         eval_section = "validation"
-    evaluation = None if eval_section == "none" else f"eval_{eval_section}_{inference_mode}"
-    folders = [(target / run.name, None if evaluation is None else target / run.name / evaluation) for run in runs]
+    folders = [(target / run.name, evaluation_folder(target / run.name, eval_section, inference_mode)) for run in runs]
     if status:
         print(status_table(folders))
         return
-    if evaluation is not None:
+    if eval_section != "none":
         for run in runs:
             check_evaluation(run, eval_section, inference_mode)
     tasks = [Job(run.name, execute, run, target, eval_section, inference_mode) for run in runs]
@@ -330,6 +329,11 @@ def former_record(run: Run, folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def evaluation_folder(folder: Path, eval_section: str, inference_mode: str) -> Path | None:
+    """Where the evaluation of a run lies, ``None`` for none."""
+    return None if eval_section == "none" else folder / f"eval_{eval_section}_{inference_mode}"
+
+
 def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, device: str | None = None) -> bool:
     """Train and evaluate one run as far as that has not been done; returns whether all of it is done."""
     folder = output_dir / run.name
@@ -343,17 +347,12 @@ def execute(run: Run, output_dir: Path, eval_section: str, inference_mode: str, 
         write_json(folder / RECORD, record)
         write_json(folder / CONFIG, _config(run.files, run.overrides).get())
         logger.info("%s: training%s", run.name, ", continued" if resume else "")
-        if not _bundle(
-            RUN_IDS[Path(run.files[0]).stem],
-            run.files,
-            {**common, "output_dir": folder, "resume": resume},
-            folder,
-            device,
-        ):
+        training = RUN_IDS[Path(run.files[0]).stem]
+        if not _bundle(training, run.files, {**common, "output_dir": folder, "resume": resume}, folder, device):
             return False
-    if eval_section == "none":
+    target = evaluation_folder(folder, eval_section, inference_mode)
+    if target is None:
         return True
-    target = folder / f"eval_{eval_section}_{inference_mode}"
     if not (target / "summary.json").is_file():
         logger.info("%s: evaluating", run.name)
         evaluation = {"output_dir": target, "weights": folder / "model.pt", "eval_section": eval_section}

@@ -12,7 +12,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from simcvd_bundle.data.iterations import IterationSampler, SampleIndex
+from simcvd_bundle.data.iterations import IterationSampler, SampleIndex, in_turn
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,9 @@ class StreamBatchSampler(IterationSampler):
             size, pool = self.sizes.get(stream, 0), self.pools[stream]
             first = (iteration * self.world_size + self.rank) * size
             for position in range(first, first + size):
-                round_number, place = divmod(position, len(pool))
-                order = np.random.default_rng([self.seed, number, round_number]).permutation(len(pool))
+                case = pool[in_turn(position, len(pool), self.seed, number)]
                 seed = np.random.SeedSequence([self.seed, number, position]).generate_state(1)[0]
-                batch.append(SampleIndex(pool[order[place]], int(seed)))
+                batch.append(SampleIndex(case, int(seed)))
         return batch
 
 

@@ -11,6 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 from torch import Tensor
 
+from simcvd_bundle.data.subjects import file_of
 from simcvd_bundle.data.transforms import ClassIndices
 from simcvd_bundle.utils.errors import root_cause
 
@@ -108,11 +109,9 @@ class SkippedCases(CheckedDataset):
         try:
             return super()._transform(index)
         except ValueError as error:
-            image = self.data[index]["image"]
-            path = str(image[0] if isinstance(image, list) else image)
-            return {
-                "image": case_name(self.data[index]), "path": path, "failure": str(root_cause(error.__cause__ or error))
-            }  # fmt: skip
+            item = self.data[index]
+            failure = str(root_cause(error.__cause__ or error))
+            return {"image": case_name(item), "path": file_of(item), "failure": failure}
 
 
 def problem(function: Callable[[int], Any], index: int) -> ValueError | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from simcvd_bundle.data.datalists import load_datalist
-from simcvd_bundle.data.iterations import IterationSampler, SampleIndex
+from simcvd_bundle.data.iterations import IterationSampler, SampleIndex, in_turn
 from simcvd_bundle.data.scans import find_images
 from simcvd_bundle.data.subjects import file_of, require_whole_subjects, scans_by_subject, subject_of
 
@@ -137,10 +137,9 @@ class ScanBatchSampler(IterationSampler):
         batch = []
         first = (iteration * self.world_size + self.rank) * self.batch_size
         for position in range(first, first + self.batch_size):
-            round_number, place = divmod(position, len(self.cases))
-            order = np.random.default_rng([self.seed, round_number]).permutation(len(self.cases))
+            case = in_turn(position, len(self.cases), self.seed)
             seed = np.random.SeedSequence([self.seed, 1, position]).generate_state(1)[0]
-            batch.append(SampleIndex(int(order[place]), int(seed)))
+            batch.append(SampleIndex(case, int(seed)))
         return batch
 
 

@@ -16,7 +16,7 @@ from simcvd_bundle.data.class_names import compare_names, names_of_datalist
 from simcvd_bundle.data.names import IMAGE_SUFFIXES
 from simcvd_bundle.data.scans import Item
 from simcvd_bundle.data.sources import data_files
-from simcvd_bundle.data.subjects import check_subjects, require_whole_subjects
+from simcvd_bundle.data.subjects import check_subjects, file_of, require_whole_subjects
 
 logger = logging.getLogger(__name__)
 
@@ -203,5 +203,5 @@ def common_folder(items: Sequence[Item]) -> str:
 
     Results that keep their image's path below it (``data_root_dir`` of `result_file`) differ where names are equal.
     """
-    images = [item["image"][0] if isinstance(item["image"], list) else item["image"] for item in items]
+    images = [file_of(item) for item in items]
     return os.path.commonpath([os.path.dirname(image) for image in images]) if images else ""

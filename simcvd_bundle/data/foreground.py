@@ -41,6 +41,12 @@ def class_positions(label: Tensor) -> dict[int, Tensor]:
     return positions
 
 
+def pieces_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pieces of a mask, numbered from 1 where it is true, and the number of voxels of each."""
+    pieces, _ = ndimage.label(mask, NEIGHBOURS)
+    return pieces, np.bincount(pieces.ravel())[1:]
+
+
 def largest_pieces(label: Tensor) -> dict[int, float]:
     """Share of the voxels of each class that its largest piece holds; classes without a voxel are left out.
 
@@ -51,8 +57,7 @@ def largest_pieces(label: Tensor) -> dict[int, float]:
     shares = {}
     for index, box in enumerate(ndimage.find_objects(volume), 1):
         if box is not None:
-            pieces, _ = ndimage.label(volume[box] == index, NEIGHBOURS)
-            sizes = np.bincount(pieces.ravel())[1:]
+            _, sizes = pieces_of(volume[box] == index)
             shares[index] = float(sizes.max() / sizes.sum())
     return shares
 

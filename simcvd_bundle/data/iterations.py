@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch.utils.data import Sampler
 
 
@@ -21,6 +22,12 @@ class SampleIndex(NamedTuple):
     case: int
     seed: int
     place: tuple[float, ...] | None = None
+
+
+def in_turn(position: int, size: int, *seed: int) -> int:
+    """Who is at a position when ``size`` members take turns without end, in a new random order every time round."""
+    number, place = divmod(position, size)
+    return int(np.random.default_rng([*seed, number]).permutation(size)[place])
 
 
 class IterationSampler(Sampler[list[SampleIndex]]):

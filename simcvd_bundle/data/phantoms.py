@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -86,11 +87,12 @@ def _write(folder: Path, random: np.random.RandomState, shape: tuple[int, int, i
                 item["label"] = f"labels/{section}_{number:02d}.nii.gz"
                 save(label.astype(np.uint8), folder / item["label"])
             sections[section].append(item)
-    content = {
-        "name": "SimCVD phantoms",
-        "description": "Noisy balls made by MONAI's create_test_image_3d: a demonstration, not a benchmark.",
-        "tensorImageSize": "3D",
-        "labels": {"0": "background", "1": "ball"},
-        **sections,
-    }
+    description = "Noisy balls made by MONAI's create_test_image_3d: a demonstration, not a benchmark."
+    write_datalist(folder, "SimCVD phantoms", description, sections)
+
+
+def write_datalist(folder: Path, name: str, description: str, sections: Mapping[str, Any]) -> None:
+    """Write the ``dataset.json`` of phantoms."""
+    labels = {"0": "background", "1": "ball"}
+    content = {"name": name, "description": description, "tensorImageSize": "3D", "labels": labels, **sections}
     (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

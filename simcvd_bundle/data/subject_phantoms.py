@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import create_test_image_3d
 
-from simcvd_bundle.data.phantoms import SHAPE, SPACING_MM, made_once
+from simcvd_bundle.data.phantoms import SHAPE, SPACING_MM, made_once, write_datalist
 
 SUBJECTS = {"training": 12, "validation": 6, "test": 6}
 RADII = {"small": (4, 5), "medium": (7, 8), "large": (11, 12)}
@@ -63,11 +62,5 @@ def _write(folder: Path, random: np.random.RandomState, shape: tuple[int, int, i
                     image = nib.Nifti1Image(volumes[key].astype(kind), affine)  # type: ignore[no-untyped-call]
                     nib.save(image, folder / item[key])
                 sections[section].append(item)
-    content = {
-        "name": "SimCVD phantom subjects",
-        "description": "Balls made by MONAI's create_test_image_3d, two scans a subject: a demonstration only.",
-        "tensorImageSize": "3D",
-        "labels": {"0": "background", "1": "ball"},
-        **sections,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    description = "Balls made by MONAI's create_test_image_3d, two scans a subject: a demonstration only."
+    write_datalist(folder, "SimCVD phantom subjects", description, sections)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
-from scipy import ndimage
 
+from simcvd_bundle.data.foreground import pieces_of
 from simcvd_bundle.networks.vnet import split_output
 
 
@@ -64,10 +63,9 @@ class KeepLargestd(MapTransform):
             mask = convert_to_tensor(result[key], track_meta=False)
             drop = torch.zeros_like(mask, dtype=torch.bool)
             for index in range(1, self.num_classes + 1):
-                parts, count = ndimage.label((mask[0] == index).cpu().numpy(), np.ones((3, 3, 3)))
-                if count > 1:
-                    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-                    drop[0] |= torch.as_tensor((parts > 0) & (parts != largest), device=mask.device)
+                pieces, sizes = pieces_of((mask[0] == index).cpu().numpy())
+                if len(sizes) > 1:
+                    drop[0] |= torch.as_tensor((pieces > 0) & (pieces != sizes.argmax() + 1), device=mask.device)
             result[key] = result[key].masked_fill(drop, 0)
         return result
 

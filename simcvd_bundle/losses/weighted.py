@@ -94,23 +94,32 @@ class WeightedTerms(nn.Module):
         return [name for name in self.current_weights() if self.weights[name] > 0]
 
     def forward(self, pred: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
-        """Total loss of one batch.
+        """Total loss of one batch, scalar, float32: the sum of `by_name`, with its arguments and errors."""
+        return torch.stack(list(self.by_name(pred, target).values())).sum()
+
+    def by_name(
+        self, pred: Mapping[str, Mapping[str, Tensor]], target: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Each term of this iteration, with its weight.
 
         Args:
             pred: entries by stream, what the inferer returned.
             target: entries by stream, what the labels gave; a stream that a mix made brings its target in ``pred``.
 
         Returns:
-            Scalar, float32.
+            Scalars, float32.
+
+        Raises:
+            ValueError: when a term with a weight lacks an entry, or no term takes part in this iteration.
         """
-        losses = []
+        losses = {}
         targets = {**pred, **target}
         ramp = torch.tensor(self.ramp)
         for name, weight in self.current_weights().items():
             streams = self.streams[name]
             try:
                 entries = {**together(pred, streams), "ramp": ramp}
-                losses.append(weight * self.losses[name](entries, together(targets, streams)))
+                losses[name] = weight * self.losses[name](entries, together(targets, streams))
             except KeyError as missing:
                 if self.weights[name] == 0:
                     continue
@@ -126,4 +135,4 @@ class WeightedTerms(nn.Module):
                 f"No term of loss::terms takes part in iteration {self.iteration}: see from and until of "
                 f"{', '.join(self.weights)}."
             )
-        return torch.stack(losses).sum()
+        return losses

@@ -12,6 +12,7 @@ from typing import Any
 
 import simcvd_bundle
 from simcvd_bundle.data.names import result_file
+from simcvd_bundle.data.subjects import file_of
 from simcvd_bundle.inference.case_table import CaseTable
 from simcvd_bundle.runs.config import MONAI_IDS, differences, leaves, running_config
 from simcvd_bundle.runs.weights import weight_files
@@ -61,16 +62,10 @@ def remaining_scans(
             write_json(file, settings)
     table.start(name, keep_others=not overwrite)
     done = set() if overwrite else table.complete()
-    left = [item for item in own if os.path.abspath(scan_file(item)) not in done]
+    left = [item for item in own if os.path.abspath(file_of(item)) not in done]
     if len(left) < len(own):
         logger.info("%d of %d scans are done already and are skipped.", len(own) - len(left), len(own))
     return left
-
-
-def scan_file(item: Mapping[str, Any]) -> str:
-    """The file of a scan, of several the first."""
-    image = item["image"]
-    return str(image[0] if isinstance(image, list) else image)
 
 
 def _compare(file: Path, settings: Mapping[str, str], table: CaseTable, own: Sequence[Mapping[str, Any]]) -> None:
@@ -88,6 +83,6 @@ def _compare(file: Path, settings: Mapping[str, str], table: CaseTable, own: Seq
                 f"{'; ...' if len(changes) > 5 else ''}. To go on {REMEDY}."
             )
         return
-    found = [result for item in own if (result := result_file(scan_file(item), table.folder, "seg")).is_file()]
+    found = [result for item in own if (result := result_file(file_of(item), table.folder, "seg")).is_file()]
     if found or table.file.is_file():
         raise ValueError(f"{found[0] if found else table.file} is of unknown settings (no {file}): {REMEDY}.")

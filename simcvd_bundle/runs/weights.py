@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import shutil
 from collections import Counter
@@ -16,7 +15,7 @@ from torch import nn
 
 from simcvd_bundle.networks.ensemble import Ensemble
 from simcvd_bundle.networks.extra import EXTRA
-from simcvd_bundle.utils.atomic import atomically
+from simcvd_bundle.utils.atomic import atomically, digest
 from simcvd_bundle.utils.distributed import from_rank_0
 
 logger = logging.getLogger(__name__)
@@ -216,8 +215,7 @@ def export_weights(network: nn.Module, run_dir: str, ckpt_dir: str) -> str:
     if current.resolve() == written.resolve():
         return str(written)
     if current.is_file():
-        digest = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
-        kept = current.parent / "replaced" / f"model_{digest}.pt"
+        kept = current.parent / "replaced" / f"model_{digest(current)[:12]}.pt"
         if not kept.is_file():
             with atomically(kept) as unfinished:
                 shutil.copyfile(current, unfinished)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
+
+from simcvd_bundle.data.foreground import pieces_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ class LargestComponent:
         kept = ~np.isin(classes, list(chosen))
         for patch, result in zip(classes, kept, strict=True):
             for index in chosen.intersection(np.unique(patch).tolist()):
-                pieces, _ = ndimage.label(patch == index, np.ones((3, 3, 3)))
-                result |= pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+                pieces, sizes = pieces_of(patch == index)
+                result |= pieces == sizes.argmax() + 1
         keep = torch.from_numpy(kept[:, None]).to(probability.device)
         background = torch.zeros_like(probability)
         background[:, :1] = probability.sum(1, keepdim=True)

@@ -88,9 +88,7 @@ def test_a_network_with_extra_outputs_is_evaluated_and_segments(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_overlay_has_at_most_20_lines(method: str) -> None:
-    assert len((ROOT / "configs" / method).read_text().splitlines()) <= (
-        20 if method != "method_copy_paste.json" else 35
-    )
+    assert len((ROOT / "configs" / method).read_text().splitlines()) <= 20
 
 
 def test_the_terms_of_a_method_tell_it_from_others() -> None:

@@ -156,7 +156,7 @@ FILES = [
     Kind("image of zeros", f"{CASE} constant", array(put(..., 0))),
     Kind("time series", f"{CASE} channels in_channels", array(lambda old: np.stack([old] * 3, -1))),
     Kind("2D image", BAD, array(lambda old: old[:, :, 0])),
-    Kind("singular affine", f"{BAD} sform qform", affine(put((slice(0, 3), 0), 0))),
+    Kind("singular affine", f"{BAD} sform qform contradicts copy", affine(put((slice(0, 3), 0), 0))),
     Kind("NaN in the affine", BAD, affine(put((0, 0), np.nan))),
     Kind("label of another shape", f"{CASE} {LABEL} shape", array(lambda old: old[:-1], LABEL)),
     Kind("label of another position", f"{CASE} {LABEL} affine Mend", affine(put((0, 3), 9), LABEL)),
