@@ -1,6 +1,7 @@
 """Python and ranks of ``torchrun`` in forked processes: a fresh start of MONAI takes 6 s of a processor, a fork none.
 
-A process has one thread, as a fork does not inherit a pool of threads.
+A process has one thread, as a fork does not inherit a pool of threads. It is told so before it starts threads of its
+own: when two of them are the first to compute, torch mends its pool twice at once ("Invalid thread pool").
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +30,7 @@ from torch.multiprocessing.spawn import start_processes
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 optional_import("ignite.engine")
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def start(
@@ -62,7 +65,6 @@ def start(
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         os.environ.update(environment or {})
         tempfile.tempdir = None  # this process may have looked for it
-        torch.set_num_threads(1)
         os.chdir(folder or ".")
         if arguments[0] == "-m":
             sys.argv = list(arguments[1:])
@@ -126,7 +128,6 @@ def last_line(text: str) -> str:
 def _start_rank(
     rank: int, world_size: int, per_machine: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
-    torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank % per_machine),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
