@@ -139,7 +139,8 @@ def measure(
     scores["volume"] = volume(int(mask.sum()))
     seconds["volume"] = 0.0
     truth = label > 0
-    options = {"plain": mask, "largest component": KeepLargestd("pred", 1)({"pred": mask[None].byte()})["pred"][0] > 0}
+    largest = KeepLargestd("pred", [1])({"pred": mask[None].byte()})["pred"][0] > 0
+    options = {"plain": mask, "largest component": largest}
     if mirror:
         scores["one flip"], seconds["one flip"] = (
             dice(mask, foreground(split_output(flipped[0], num_classes)[0])),

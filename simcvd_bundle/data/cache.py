@@ -27,7 +27,7 @@ import simcvd_bundle
 from simcvd_bundle.data import reading
 from simcvd_bundle.data.boxes import box_around, cut, random_box
 from simcvd_bundle.data.cases import CheckedDataset, check_case, problem, raise_all
-from simcvd_bundle.data.foreground import class_positions, draw_position, largest_pieces
+from simcvd_bundle.data.foreground import class_positions, draw_position, largest_pieces, one_piece
 from simcvd_bundle.data.iterations import SampleIndex
 from simcvd_bundle.data.sources import data_files
 from simcvd_bundle.utils.atomic import atomically
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 FOREGROUND = ("class_positions", "largest_pieces")
 """Keys of what a cached case holds besides its volumes."""
-ONE_PIECE = 0.95
-"""Share of a class's voxels in its largest piece from which it counts as one piece; the rest is the label's noise."""
 
 
 class DiskCacheDataset(Dataset):
@@ -126,9 +124,8 @@ class DiskCacheDataset(Dataset):
         return sorted(set(range(1, self.channels[1] + 1)).difference(*self.pieces)) if self.pieces else []
 
     def one_piece_classes(self) -> list[int]:
-        """Classes that are one piece in every labelled case that has them (``ONE_PIECE``)."""
-        several = {index for case in self.pieces for index, share in case.items() if share < ONE_PIECE}
-        return sorted(set().union(*self.pieces) - several)
+        """Classes that are one piece in every labelled case that has them (`one_piece`)."""
+        return one_piece(self.pieces)
 
     @staticmethod
     def _made(folder: Path) -> Path:

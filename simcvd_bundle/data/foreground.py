@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ MOST_POSITIONS = 4096
 """Voxels kept of a class: enough that their choice does not matter, 48 KiB a class."""
 NEIGHBOURS = np.ones((3, 3, 3))
 """Voxels of a piece touch by faces, edges or corners."""
+ONE_PIECE = 0.95
+"""Share of a class's voxels in its largest piece from which it counts as one piece; the rest is the label's noise."""
 
 
 def _classes(label: Tensor) -> np.ndarray:
@@ -60,6 +62,16 @@ def largest_pieces(label: Tensor) -> dict[int, float]:
             _, sizes = pieces_of(volume[box] == index)
             shares[index] = float(sizes.max() / sizes.sum())
     return shares
+
+
+def one_piece(labels: Sequence[Mapping[int, float]]) -> list[int]:
+    """Classes that are one piece (``ONE_PIECE``) in every label that has them.
+
+    Args:
+        labels: of ``largest_pieces``, one a label.
+    """
+    several = {index for shares in labels for index, share in shares.items() if share < ONE_PIECE}
+    return sorted(set().union(*labels) - several)
 
 
 def draw_position(positions: Mapping[int, Tensor], prob: float, seed: int | None) -> tuple[int, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,16 +45,16 @@ class MaskAndMapsd(MapTransform):
 
 
 class KeepLargestd(MapTransform):
-    """Keep the largest connected component of each class (voxels that share a corner are connected).
+    """Keep the largest connected component of some classes (voxels that share a corner are connected).
 
     Args:
-        keys: masks of class indices ``(1, H, W, D)``, uint8.
-        num_classes: number of foreground classes.
+        keys: masks of class indices ``(1, H, W, D)``.
+        classes: indices of the classes that are one piece, from 1 on.
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
+    def __init__(self, keys: KeysCollection, classes: Sequence[int]) -> None:
         super().__init__(keys)
-        self.num_classes = num_classes
+        self.classes = classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with the other components as background."""
@@ -62,7 +62,7 @@ class KeepLargestd(MapTransform):
         for key in self.key_iterator(result):
             mask = convert_to_tensor(result[key], track_meta=False)
             drop = torch.zeros_like(mask, dtype=torch.bool)
-            for index in range(1, self.num_classes + 1):
+            for index in self.classes:
                 pieces, sizes = pieces_of((mask[0] == index).cpu().numpy())
                 if len(sizes) > 1:
                     drop[0] |= torch.as_tensor((pieces > 0) & (pieces != sizes.argmax() + 1), device=mask.device)

@@ -70,8 +70,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "True or False": (
         lambda value: isinstance(value, bool),
-        "resume save_predictions save_probability save_sdm save_dicom_seg overwrite mirror largest_component "
+        "resume save_predictions save_probability save_sdm save_dicom_seg overwrite mirror "
         "consistency_includes_sdm",
+    ),
+    "a list of different class indices, such as [1,2], or []": (
+        lambda value: isinstance(value, list) and all(type(v) is int and v >= 1 for v in value)
+        and len(set(value)) == len(value),
+        "one_piece_classes",
     ),
     NAME: (
         lambda value: isinstance(value, str | dict) and value != "",
@@ -193,7 +198,8 @@ FREE = (
     "num_workers", "train::dataloader::pin_memory", "train::trainer::non_blocking",
     "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",
-    "window_stride", "fast_max_voxels", "train::handlers", "imports", "initialize", "run", "training", "pretraining",
+    "window_stride", "fast_max_voxels", "one_piece_classes", "train::handlers",
+    "imports", "initialize", "run", "training", "pretraining",
     "classifying", "evaluating", "evaluate", "finalize",
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),

@@ -109,6 +109,16 @@ def test_normalisation_by_intensity_range() -> None:
     assert rules.choose_normalization([stripped], mri, 1)[0]["nonzero"] is True  # type: ignore[index]
 
 
+def test_classes_of_one_piece_in_every_label_are_listed_by_their_index() -> None:
+    classes, why = rules.choose_one_piece([{20: 1.0, 500: 0.94}, {20: 0.95, 600: 1.0}], [20, 500, 600])
+    assert classes == [1, 3]
+    assert why.startswith("one piece in every label: 20, 600; masks keep the largest")
+    assert rules.choose_one_piece([{20: 0.5}], [20]) == (
+        [],
+        "no class is one piece in every label: masks keep all pieces",
+    )
+
+
 # inspecting
 
 
@@ -121,13 +131,17 @@ def test_the_geometry_of_a_series(tmp_path: Path) -> None:
 
 
 def test_label_values_and_foreground_are_read_slab_by_slab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    label = mask(2, 7)
+    label = mask(2, 7, dtype=np.int16)
+    label[12:, 0, 0] = -3
+    label[0, 0, :] = 400
+    label[19, 17, 7] = 400
     save(tmp_path / "label.nii.gz", label.astype(np.float32))
     save(tmp_path / "image.nii.gz", 100.0 * label)
     monkeypatch.setattr("simcvd_bundle.commands.init.inspecting.SLAB_VOXELS", 20 * 18 * 3)
     result = read_intensities(open_volume(tmp_path / "image.nii.gz"), open_volume(tmp_path / "label.nii.gz"))
-    assert result.values == {0: 20 * 18 * 8 - 72, 2: 36, 7: 36}
-    assert sorted(set(result.foreground.tolist())) == [200, 700]
+    assert result.values == {0: 20 * 18 * 8 - 89, 2: 36, 7: 36, -3: 8, 400: 9}
+    assert sorted(set(result.foreground.tolist())) == [-300, 200, 700, 40000]
+    assert result.pieces == pytest.approx({2: 1.0, 7: 1.0, -3: 1.0, 400: 8 / 9})
 
 
 def test_a_large_volume_is_sampled_in_bounded_memory(tmp_path: Path) -> None:
@@ -174,6 +188,7 @@ def test_init_writes_what_load_datalist_reads(folder: Path, capsys: pytest.Captu
     overlay = json.loads((folder / "data_mine.json").read_text())
     assert overlay["label_values"] == {"2": 1, "5": 2}
     assert overlay["class_names"] == {"1": "liver", "2": "tumour"}
+    assert overlay["one_piece_classes"] == [1, 2]
     assert overlay["patch_size"] == [20, 20, 8]
     base = json.loads((ROOT / "configs" / "train.json").read_text())
     assert set(overlay) <= set(base)

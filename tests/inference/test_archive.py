@@ -103,16 +103,14 @@ def test_a_restarted_run_does_what_is_missing(segment: Segment, tmp_path: Path) 
 def test_results_of_other_settings_are_refused_or_replaced(segment: Segment, tmp_path: Path) -> None:
     segment()
     before = times(tmp_path)
-    message = said(segment, largest_component=True)
-    assert (
-        f"{tmp_path / 'masks'} holds results of other settings: largest_component was false and is now true" in message
-    )
+    message = said(segment, one_piece_classes=[1])
+    assert f"{tmp_path / 'masks'} holds results of other settings: one_piece_classes was [] and is now [1]" in message
     assert "--overwrite True" in message
     assert "another --output_dir" in message
     assert times(tmp_path) == before
-    segment(largest_component=True, overwrite=True, class_names={"1": "another"})
+    segment(one_piece_classes=[1], overwrite=True, class_names={"1": "another"})
     assert "another_ml" in table(tmp_path)[0]
-    segment(largest_component=True, class_names={"1": "another"})  # and is the new state
+    segment(one_piece_classes=[1], class_names={"1": "another"})  # and is the new state
 
 
 def test_other_weights_are_other_settings(segment: Segment, tmp_path: Path) -> None:

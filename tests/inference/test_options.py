@@ -52,7 +52,7 @@ def test_the_largest_component_of_each_class_stays() -> None:
     mask[0, 5, 5, 3] = 1
     mask[0, 5, :3, 0] = 2
     mask[0, 0, 5, 0] = 2
-    kept = KeepLargestd("pred", num_classes=3)({"pred": mask})["pred"]
+    kept = KeepLargestd("pred", [1, 2, 3])({"pred": mask})["pred"]
     assert kept.dtype == torch.uint8
     assert CountVoxelsd("pred", num_classes=3)({"pred": kept})["voxels"] == [9, 3, 0]
     assert int(kept[0, 5, 5, 3]) == int(kept[0, 0, 5, 0]) == 0

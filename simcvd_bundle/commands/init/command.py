@@ -18,7 +18,7 @@ from simcvd_bundle.commands.init.finding import Scan, find_scans
 from simcvd_bundle.commands.init.inspecting import Intensities, read_intensities
 from simcvd_bundle.commands.init.naming import choose_names, names_of_index
 from simcvd_bundle.commands.init.planning import plan
-from simcvd_bundle.commands.init.rules import choose_foreground_prob
+from simcvd_bundle.commands.init.rules import choose_foreground_prob, choose_one_piece
 from simcvd_bundle.commands.init.running import LOG, MASKS, PAGE, TRAIN, is_unfinished, train_and_segment
 from simcvd_bundle.commands.init.sections import split, without_empty
 from simcvd_bundle.commands.init.summary import describe, label_notes
@@ -119,6 +119,8 @@ def init(
     foreground = np.concatenate([part.foreground for part in trained])
     geometry = grids, [part.sample for part in intensities], foreground, in_channels
     foreground_prob, why_foreground = choose_foreground_prob([part.values for part in trained])
+    one_piece_classes, why_pieces = choose_one_piece([part.pieces for part in trained], values)
+    found = {"foreground": why_foreground, "pieces": why_pieces}
     items, work = work_of(sections, root, num_labeled)
     head = {
         "dataset_dir": str(root.resolve()),
@@ -133,7 +135,8 @@ def init(
     def planned(max_voxels: int) -> tuple[dict[str, Any], dict[str, str]]:
         chosen, reasons = plan(*geometry, max_voxels, spacing)
         chosen |= {"foreground_prob": foreground_prob} if foreground_prob else {}
-        return {**head, **chosen, "iterations": ITERATIONS}, reasons | {"foreground": why_foreground}
+        chosen |= {"one_piece_classes": one_piece_classes} if one_piece_classes else {}
+        return {**head, **chosen, "iterations": ITERATIONS}, reasons | found
 
     if hours is None:
         overlay, reasons = planned(max_patch_voxels)

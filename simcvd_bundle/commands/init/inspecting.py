@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
+from simcvd_bundle.data.foreground import largest_pieces
 from simcvd_bundle.data.reading import Volume, as_integers, is_nifti
 
 SAMPLES = 10_000
@@ -20,7 +22,8 @@ SLAB_VOXELS = 2**24
 class Intensities:
     """Sampled voxels of a scan (first channel) and, if labelled, of its foreground; counts and names of the values.
 
-    ``occupied`` says for each axis which slices across it hold foreground.
+    ``occupied`` says for each axis which slices across it hold foreground, ``pieces`` which share of the voxels of each
+    value other than 0 its largest piece holds.
     """
 
     sample: np.ndarray
@@ -28,12 +31,14 @@ class Intensities:
     values: Counter[int] = field(default_factory=Counter)
     names: dict[int, str] = field(default_factory=dict)
     occupied: tuple[np.ndarray, ...] = ()
+    pieces: dict[int, float] = field(default_factory=dict)
 
 
 def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Intensities:
     """Sample a scan; read the whole of its label, slab by slab.
 
-    NIfTI files are read in slabs of ``SLAB_VOXELS``, of unlabelled scans 16 slices only; other files at once.
+    NIfTI files are read in slabs of ``SLAB_VOXELS``, of unlabelled scans 16 slices only; other files at once. A label
+    stays as one byte a voxel, to see its pieces.
 
     Raises:
         ValueError: when a label holds other values than integers, or the sample NaN or infinity.
@@ -44,6 +49,7 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
     foreground: list[np.ndarray] = []
     shape = image.grid.shape
     occupied = [np.zeros(size, bool) for size in shape]
+    numbered, numbers = np.zeros(shape if label is not None else 0, np.uint8), {0: 0}  # values as they are met
     scan_slab, label_slab = _slab_reader(image), None if label is None else _slab_reader(label)
     for first, last in _slabs(shape, label is None):
         values = scan_slab(first, last)[..., 0].astype(np.float32)
@@ -54,6 +60,9 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
             found, counts = np.unique(classes, return_counts=True)
             result.values.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
             inside = classes != 0
+            numbers.update({value: len(numbers) + n for n, value in enumerate(set(found.tolist()) - numbers.keys())})
+            codes = np.array([numbers[value] for value in found.tolist()])
+            numbered[:, :, first:last] = np.where(codes < 256, codes, 0)[np.searchsorted(found, classes)]
             foreground.append(_draw(values[inside], SAMPLES, random))
             occupied[0] |= inside.any((1, 2))
             occupied[1] |= inside.any((0, 2))
@@ -64,6 +73,8 @@ def read_intensities(image: Volume, label: Volume | None, seed: int = 0) -> Inte
     if label is not None:
         result.names = {value: name for value, name in label.value_names.items() if result.values[value]}
         result.occupied = tuple(occupied)
+        shares = largest_pieces(torch.from_numpy(numbered)[None])
+        result.pieces = {value: shares[number] for value, number in numbers.items() if number in shares}
         result.foreground = _draw(np.concatenate(foreground), SAMPLES, random)
     return result
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from simcvd_bundle.data.foreground import one_piece
+
 LEVELS = 4
 """Steps down of the V-Net."""
 SAME_SPACING = 0.05
@@ -177,6 +179,23 @@ def choose_normalization(
         content = {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True, "nonzero": True}
         return content, f"no CT, {100 * zero:.0f} % of the voxels are 0: each scan z-scored over its other voxels"
     return None, "no CT: each scan (and channel) z-scored"
+
+
+def choose_one_piece(pieces: Sequence[Mapping[int, float]], values: Sequence[int]) -> tuple[list[int], str]:
+    """Classes of which masks keep the largest piece: those that are one piece in every label.
+
+    Args:
+        pieces: share of each label value's voxels in its largest piece, of each labelled scan that trains.
+        values: the label values other than 0, in the order of the classes.
+
+    Returns:
+        Content of the id ``one_piece_classes``, and the reason.
+    """
+    classes = [values.index(value) + 1 for value in one_piece(pieces)]
+    if not classes:
+        return [], "no class is one piece in every label: masks keep all pieces"
+    names = ", ".join(str(values[index - 1]) for index in classes)
+    return classes, f'one piece in every label: {names}; masks keep the largest (--one_piece_classes "[]": all)'
 
 
 def choose_foreground_prob(values: Sequence[Mapping[int, int]]) -> tuple[float, str]:
