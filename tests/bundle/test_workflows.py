@@ -18,7 +18,9 @@ import torch
 from conftest import ROOT, TINY, Run, write_series
 from monai.bundle import ckpt_export, verify_net_in_out
 from processes import bundle_arguments, run
+from scipy import ndimage
 
+from simcvd_bundle.networks import VNet
 from simcvd_bundle.utils.errors import root_cause
 
 CONFIGS = ROOT / "configs"
@@ -60,6 +62,28 @@ def test_evaluation_and_inference_agree(run_bundle: Run, trained: Path, dataset_
         dice = float(next(csv.DictReader(file))["dice"])
     assert mask.any()
     assert overlap(mask, label) == pytest.approx(dice, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [[], [1]])
+def test_scores_and_masks_keep_the_largest_piece_of_a_class(
+    run_bundle: Run, trained: Path, dataset_dir: Path, tmp_path: Path, classes: list[int]
+) -> None:
+    """A network that is not trained sees the class in many places."""
+    torch.manual_seed(0)
+    network = VNet(base_channels=2).eval()
+    image = torch.tensor(np.asarray(nib.load(dataset_dir / "image_6.nii.gz").dataobj, np.float32))
+    logits = network(((image - image.mean()) / image.std())[None, None]).detach()
+    network.segmentation.bias.data[1] -= (logits[0, 1] - logits[0, 0]).quantile(0.95)  # at a twentieth of the voxels
+    torch.save(network.state_dict(), trained)
+    run_bundle("train.json", "evaluate.json", output_dir=str(tmp_path / "eval"), one_piece_classes=classes,
+               save_predictions=True)  # fmt: skip
+    run_bundle("inference.json", workflow_type="infer", output_dir=str(tmp_path / "masks"), weights=str(trained),
+               dataset_dir=str(dataset_dir / "image_6.nii.gz"), one_piece_classes=classes)  # fmt: skip
+    masks = sorted(tmp_path.glob("*/image_6_seg.nii.gz"))
+    assert len(masks) == 2
+    for mask in masks:
+        _, pieces = ndimage.label(np.asarray(nib.load(mask).dataobj) > 0, np.ones((3, 3, 3)))
+        assert (pieces == 1) == bool(classes)
 
 
 def test_unlabeled_section_evaluates_the_labels_that_training_did_not_see(
