@@ -12,7 +12,7 @@ import monai.data
 from monai.data import list_data_collate
 from torch.utils.data import Dataset, get_worker_info
 
-from simcvd_bundle.utils.workers import SEGMENT, cannot_hand_over
+from simcvd_bundle.utils.workers import SEGMENT, cannot_hand_over, ended_meanwhile
 
 
 class Loader(monai.data.DataLoader):
@@ -44,7 +44,12 @@ class _Packed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Give the batch when it is unpickled."""
-        return pickle.loads, (self.content,)
+        return _unpack, (self.content,)
+
+
+def _unpack(content: bytes) -> Any:
+    with ended_meanwhile():
+        return pickle.loads(content)
 
 
 def _collate(collate_fn: Callable[..., Any], items: Sequence[Any]) -> Any:

@@ -35,6 +35,22 @@ def cannot_hand_over(about: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def ended_meanwhile() -> Iterator[None]:
+    """Name the worker where it was ended while its batch was fetched.
+
+    The connection breaks a moment before torch can see that the process is gone, and torch then passes the system's
+    error on as it is.
+
+    Raises:
+        RuntimeError: that :func:`worker_errors` knows, instead of errors of a connection.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        raise RuntimeError(f"DataLoader worker exited unexpectedly, its connection broke: {error!r}") from error
+
+
+@contextmanager
 def worker_errors() -> Iterator[None]:
     """Say what to do when workers of a data loader cannot hand over batches, or were ended by the system.
 

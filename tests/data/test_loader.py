@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from simcvd_bundle.data.loader import Loader
+from simcvd_bundle.utils.workers import worker_errors
 
 
 def items() -> list[dict[str, Any]]:
@@ -21,6 +22,22 @@ def items() -> list[dict[str, Any]]:
 def refuse(batch: Sequence[Any]) -> Any:
     """A batch that cannot be pickled."""
     return (value for value in batch)
+
+
+def first(batch: Sequence[Any]) -> Any:
+    return batch[0]
+
+
+def reset() -> None:
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+class Broken:
+    """A batch whose worker is ended while it is fetched, before torch sees that the process is gone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Fail where the batch is unpickled."""
+        return reset, ()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -41,3 +58,9 @@ def test_a_batch_that_cannot_be_sent_is_an_error() -> None:
     ):
         next(iter(Loader(items(), 1, collate_fn=refuse)))
     next(iter(Loader(items(), 0, collate_fn=refuse)))
+
+
+def test_a_worker_that_ends_while_its_batch_is_fetched_is_named() -> None:
+    with pytest.raises(RuntimeError, match="^A worker of the data loader was ended .*reset by peer.*--num_workers 0"):
+        with worker_errors():
+            next(iter(Loader([Broken()], 1, collate_fn=first)))
