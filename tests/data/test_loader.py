@@ -61,6 +61,6 @@ def test_a_batch_that_cannot_be_sent_is_an_error() -> None:
 
 
 def test_a_worker_that_ends_while_its_batch_is_fetched_is_named() -> None:
-    with pytest.raises(RuntimeError, match="^A worker of the data loader was ended .*reset by peer.*--num_workers 0"):
+    with pytest.raises(RuntimeError, match=r"^A worker of the data loader was ended .*reset by peer.*--num_workers 0"):
         with worker_errors():
             next(iter(Loader([Broken()], 1, collate_fn=first)))
