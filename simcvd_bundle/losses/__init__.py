@@ -11,6 +11,7 @@ from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
 from simcvd_bundle.losses.mutual import MutualConsistencyLoss
 from simcvd_bundle.losses.nt_xent import NTXentLoss
+from simcvd_bundle.losses.pseudo_label import PseudoLabelLoss
 from simcvd_bundle.losses.pyramid import PyramidConsistencyLoss
 from simcvd_bundle.losses.regions import RegionSegmentationLoss
 from simcvd_bundle.losses.segmentation import SegmentationLoss
@@ -31,6 +32,7 @@ __all__ = [
     "MutualConsistencyLoss",
     "NTXentLoss",
     "PairwiseDistillationLoss",
+    "PseudoLabelLoss",
     "PyramidConsistencyLoss",
     "RegionSegmentationLoss",
     "SegmentationLoss",

@@ -2,7 +2,7 @@
 
 from simcvd_bundle.networks.critic import Critic
 from simcvd_bundle.networks.encoder import MLPHead, VNetEncoder
-from simcvd_bundle.networks.ensemble import Ensemble
+from simcvd_bundle.networks.ensemble import Ensemble, TwoTeachers
 from simcvd_bundle.networks.heads import ProjectionHead
 from simcvd_bundle.networks.twin import TwinNetwork
 from simcvd_bundle.networks.vnet import VNet, VNetOutput
@@ -13,6 +13,7 @@ __all__ = [
     "MLPHead",
     "ProjectionHead",
     "TwinNetwork",
+    "TwoTeachers",
     "VNet",
     "VNetEncoder",
     "VNetOutput",

@@ -1,6 +1,7 @@
 """One training step and what surrounds it."""
 
 from simcvd_bundle.training.critic import CriticHandler
+from simcvd_bundle.training.cutmix import CutMix
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
 from simcvd_bundle.training.mixes import CopyPaste, LabeledCopyPaste
@@ -11,10 +12,11 @@ from simcvd_bundle.training.pseudo_labels import ArgMax, ClassGuard, Confidence,
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
-from simcvd_bundle.training.teacher import BatchNormStatisticsHandler, MeanTeacherHandler
-from simcvd_bundle.training.views import GaussianNoise
+from simcvd_bundle.training.teacher import AlternatingTeachersHandler, BatchNormStatisticsHandler, MeanTeacherHandler
+from simcvd_bundle.training.views import GaussianNoise, RandomIntensity
 
 __all__ = [
+    "AlternatingTeachersHandler",
     "ArgMax",
     "BatchNormStatisticsHandler",
     "ClassGuard",
@@ -22,6 +24,7 @@ __all__ = [
     "ContrastiveInferer",
     "CopyPaste",
     "CriticHandler",
+    "CutMix",
     "FiniteLossHandler",
     "GaussianNoise",
     "GradientClippingHandler",
@@ -35,6 +38,7 @@ __all__ = [
     "Mixup",
     "PanelsHandler",
     "RampUpHandler",
+    "RandomIntensity",
     "RandomStreamsHandler",
     "Sharpen",
     "StudentTeacherInferer",

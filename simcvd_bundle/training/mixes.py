@@ -16,6 +16,22 @@ entries of the new stream: ``image``, which the student will see, and the target
 network's outputs. Without gradient; draws from torch's generator."""
 
 
+def draw_box(like: Tensor, fraction: float) -> Tensor:
+    """A box at a random place, the same for all patches, ``fraction`` of each axis and at least one voxel long.
+
+    Returns:
+        Whether a voxel is inside, bool, in the shape of ``like``, ``(B, 1, H, W, D)``.
+    """
+    inside = torch.zeros_like(like, dtype=torch.bool)
+    place = [slice(None)] * 2
+    for size in like.shape[2:]:
+        length = max(1, round(fraction * size))
+        first = int(torch.randint(size - length + 1, ()))
+        place.append(slice(first, first + length))
+    inside[tuple(place)] = True
+    return inside
+
+
 class CopyPaste:
     """Bidirectional copy-paste (BCP): a box of a labelled patch in an unlabelled one, and the other way round.
 
@@ -65,7 +81,7 @@ class CopyPaste:
         label = one_hot(labeled["label"], probability.shape[1] - 1)
         if self.guard is not None:
             pseudo_label = self.guard(pseudo_label, probability, label)
-        inside = self._draw_box(label[:, :1])
+        inside = draw_box(label[:, :1], self.box)
         odd = (torch.arange(len(label)) + torch.randint(2, ())) % 2 == 1
         pseudo = inside ^ odd.to(inside.device)[:, None, None, None, None]
         return {
@@ -73,16 +89,6 @@ class CopyPaste:
             "soft_label": torch.where(pseudo, pseudo_label, label),
             "pseudo": pseudo,
         }
-
-    def _draw_box(self, like: Tensor) -> Tensor:
-        inside = torch.zeros_like(like, dtype=torch.bool)
-        place = [slice(None)] * 2
-        for size in like.shape[2:]:
-            length = max(1, round(self.box * size))
-            first = int(torch.randint(size - length + 1, ()))
-            place.append(slice(first, first + length))
-        inside[tuple(place)] = True
-        return inside
 
 
 class LabeledCopyPaste(CopyPaste):
@@ -107,7 +113,7 @@ class LabeledCopyPaste(CopyPaste):
         if pairs == 0:
             raise ValueError("LabeledCopyPaste needs two labelled patches: set labeled_batch_size to at least 2.")
         soft_label = one_hot(label, batch["labeled"]["sdm"].shape[1])
-        inside = self._draw_box(label[:pairs])
+        inside = draw_box(label[:pairs], self.box)
         return {
             "image": torch.where(inside, image[pairs : 2 * pairs], image[:pairs]),
             "soft_label": torch.where(inside, soft_label[pairs : 2 * pairs], soft_label[:pairs]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 
 import ignite.distributed as idist
 import torch
@@ -66,6 +67,59 @@ class MeanTeacherHandler:
         decay = min(1 - 1 / max(iteration, 1), self.decay)
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self.teacher.parameters()), list(self.student.parameters()), iteration)
+
+
+class AlternatingTeachersHandler:
+    """Two mean teachers, of which one is moved at a time, for periods of random length.
+
+    Periods have 1 to ``longest`` iterations, drawn anew from ``seed``, so a resumed run has the same ones.
+
+    Source: Zhao et al., ECCV 2024, arXiv:2311.17325 (AD-MT).
+
+    Args:
+        student: modules, of which ``network`` is averaged (not its DDP wrapper).
+        teacher: modules, of which ``network`` has the two ``members`` (``TwoTeachers``).
+        decay: upper bound of the decay, see ``MeanTeacherHandler``.
+        start: iterations at the beginning in which no teacher is needed.
+        seed: of the lengths of the periods.
+        longest: iterations of the longest period (AD-MT: 19).
+
+    Raises:
+        ValueError: when ``longest`` is below 1, and as ``MeanTeacherHandler``.
+    """
+
+    def __init__(
+        self, student: nn.ModuleDict, teacher: nn.ModuleDict, decay: float = 0.99, start: int = 0, seed: int = 0,
+        longest: int = 19,
+    ) -> None:  # fmt: skip
+        if longest < 1:
+            raise ValueError(f"AlternatingTeachersHandler: longest must be at least 1, got {longest}.")
+        members: Iterable[nn.Module] = teacher["network"].members  # type: ignore[assignment]
+        self.teachers = [MeanTeacherHandler(student["network"], member, decay, start) for member in members]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.longest = longest
+        self.ends: list[int] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        for teacher in self.teachers:
+            engine.add_event_handler(Events.STARTED, teacher.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Move the teacher whose turn it is; before ``start`` both."""
+        iteration = engine.state.iteration
+        turn = self.turn(iteration)
+        for index, teacher in enumerate(self.teachers):
+            if index == turn or iteration <= teacher.start_iteration:
+                teacher(engine)
+
+    def turn(self, iteration: int) -> int:
+        """Which teacher's turn it is, 0 or 1, from iteration 1 on."""
+        while not self.ends or self.ends[-1] < iteration:
+            length = int(torch.randint(1, self.longest + 1, (), generator=self.generator))
+            self.ends.append((self.ends[-1] if self.ends else 0) + length)
+        return bisect_left(self.ends, iteration) % 2
 
 
 class BatchNormStatisticsHandler:

@@ -122,6 +122,7 @@ PUBLISHED = {
     "urpc": {"segmentation": 0.25, "pyramid_consistency": 0.1},
     "bcp": {"bcp": 1},
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
+    "ad_mt": {"segmentation": 1, "pseudo_label": 2},
     "distillation": {"segmentation": 1, "soft_targets": 1},
 }
 """Terms and weights of each method after its ramp-up."""
