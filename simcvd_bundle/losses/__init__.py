@@ -5,6 +5,7 @@ from simcvd_bundle.losses.classification import ClassificationLoss
 from simcvd_bundle.losses.consistency import ConsistencyLoss
 from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.cross_supervision import CrossPseudoSupervisionLoss
+from simcvd_bundle.losses.difference import ViewDifferenceLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
 from simcvd_bundle.losses.entropy import EntropyLoss
 from simcvd_bundle.losses.info_nce import info_nce
@@ -40,6 +41,7 @@ __all__ = [
     "SoftTargetLoss",
     "TaskConsistencyLoss",
     "UncertaintyMaskedConsistencyLoss",
+    "ViewDifferenceLoss",
     "WeightedTerms",
     "info_nce",
 ]

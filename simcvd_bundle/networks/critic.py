@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Critic(nn.Module):
-    """Tell predictions of labelled from those of unlabelled images (SASSNet, Duo-SegNet).
+    """Tell what belongs to labelled images from what was predicted for unlabelled ones (SASSNet, Duo-SegNet).
 
     Maps and image each pass a strided convolution of their own; their sum passes three more, then the mean over voxels
     a linear layer. Convolutions are 3x3x3 with stride 2 and leaky ReLU, so any size of patch will do.
@@ -15,14 +15,14 @@ class Critic(nn.Module):
 
     Args:
         num_maps: channels of the prediction.
-        in_channels: channels of the image.
+        in_channels: channels of the image; 0 judges the maps without it.
         channels: width of the first convolutions; the last has 8 times as many.
     """
 
     def __init__(self, num_maps: int, in_channels: int = 1, channels: int = 64) -> None:
         super().__init__()
         self.maps = nn.Conv3d(num_maps, channels, 3, 2, 1)
-        self.image = nn.Conv3d(in_channels, channels, 3, 2, 1)
+        self.image = nn.Conv3d(in_channels, channels, 3, 2, 1) if in_channels else None
         layers: list[nn.Module] = [nn.LeakyReLU(0.2)]
         for width in (channels, 2 * channels, 4 * channels):
             layers += [nn.Conv3d(width, 2 * width, 3, 2, 1), nn.LeakyReLU(0.2)]
@@ -33,10 +33,11 @@ class Critic(nn.Module):
 
         Args:
             maps: ``(B, num_maps, H, W, D)``, signed distances or probabilities.
-            image: ``(B, in_channels, H, W, D)``, what they were made of.
+            image: ``(B, channels, H, W, D)``, what they were made of; not read without ``in_channels``.
 
         Returns:
             Logits ``(B, 2)``: unlabelled, labelled.
         """
-        judged: Tensor = self.layers(self.maps(maps) + self.image(image))
+        seen = self.maps(maps) if self.image is None else self.maps(maps) + self.image(image)
+        judged: Tensor = self.layers(seen)
         return judged

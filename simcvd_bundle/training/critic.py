@@ -12,28 +12,31 @@ from monai.utils import CommonKeys
 from torch import nn
 from torch.nn import functional as F
 
-from simcvd_bundle.losses.adversarial import LABELED
+from simcvd_bundle.losses.adversarial import LABELED, predicted_maps, require_judged
+from simcvd_bundle.training.pseudo_labels import one_hot
 
 
 class CriticHandler:
-    """Train a critic to tell predictions of labelled from those of unlabelled patches, one step an iteration.
+    """Train a critic to tell labelled from unlabelled patches by their maps, one step an iteration.
 
     Its step comes after the student's backward pass, which judged with the critic of the iteration before. Predictions
     are detached. Critic and optimiser are state of the run: list both in ``checkpoint``.
 
-    Source: Li et al., MICCAI 2020, arXiv:2007.10732 (Adam, 1e-4).
+    Source: Li et al., MICCAI 2020, arXiv:2007.10732 (Adam, 1e-4); Peiris et al., MICCAI 2021, arXiv:2108.11154.
 
     Args:
-        critic: the critic, ``critic(sdm, image)``.
+        critic: the critic, ``critic(maps, image)``.
         optimizer: of its parameters.
+        judged: one of ``JUDGED``, what it compares.
 
     Raises:
-        ValueError: when a batch lacks one of the two streams.
+        ValueError: when ``judged`` is none of them, or a batch lacks one of the two streams.
     """
 
-    def __init__(self, critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, critic: nn.Module, optimizer: torch.optim.Optimizer, judged: str = "sdm") -> None:
         self.critic = critic
         self.optimizer = optimizer
+        self.judged = require_judged(judged)
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -46,11 +49,15 @@ class CriticHandler:
         missing = [stream for stream in ("labeled", "unlabeled") if "sdm" not in pred.get(stream, {})]
         if missing:
             raise ValueError(f"CriticHandler needs the stream {missing[0]}: set {missing[0]}_batch_size to at least 1.")
-        kinds = {"unlabeled": 1 - LABELED, "labeled": LABELED}
-        maps, images = (
-            torch.cat([pred[stream][entry].detach().float() for stream in kinds]) for entry in ("sdm", "image")
-        )
-        truth = torch.cat([torch.full((len(pred[stream]["sdm"]),), kind) for stream, kind in kinds.items()])
+        predicted = predicted_maps(pred["unlabeled"], self.judged)
+        if self.judged == "sdm":
+            labeled = predicted_maps(pred["labeled"], self.judged)
+        else:
+            label = output[CommonKeys.LABEL]["labeled"]["label"]
+            labeled = one_hot(label, predicted[0].shape[1] - 1), pred["labeled"]["image"]
+        maps, images = (torch.cat(pair).detach().float() for pair in zip(predicted, labeled, strict=True))
+        truth = torch.full((len(maps),), LABELED)
+        truth[: len(predicted[0])] = 1 - LABELED
         self.optimizer.zero_grad()
         F.cross_entropy(self.critic(maps, images), truth.to(maps.device)).backward()  # type: ignore[no-untyped-call]
         for parameter in self.critic.parameters():

@@ -21,6 +21,7 @@ METHODS = sorted(path.name for path in (ROOT / "configs").glob("method_*.json"))
 SHORT: dict[str, Any] = {"iterations": 3, "epoch_length": 1, "validate::dataset::data": []}
 TINY_PARTS: dict[str, dict[str, Any]] = {
     "method_sassnet.json": {"critic::channels": 2},
+    "method_duo_segnet.json": {"critic::channels": 2},
     "method_bcp.json": {"pretrain_iterations": 1},
     "method_copy_paste.json": {"pretrain_iterations": 1},
 }
@@ -123,6 +124,7 @@ PUBLISHED = {
     "bcp": {"bcp": 1},
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
     "ad_mt": {"segmentation": 1, "pseudo_label": 2},
+    "duo_segnet": {"segmentation": 1, "view_difference": 0.4, "adversarial": 0.2},
     "distillation": {"segmentation": 1, "soft_targets": 1},
 }
 """Terms and weights of each method after its ramp-up."""

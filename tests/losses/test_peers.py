@@ -20,6 +20,7 @@ from simcvd_bundle.losses import (
     SoftTargetLoss,
     TaskConsistencyLoss,
     UncertaintyMaskedConsistencyLoss,
+    ViewDifferenceLoss,
 )
 
 CLASSES = 3
@@ -118,6 +119,18 @@ def naive_mutual(pred: Entries) -> float:
     return total
 
 
+def naive_difference(pred: Entries) -> float:
+    def entropy(p: list[float]) -> float:
+        return -sum(value * math.log(value) for value in p)
+
+    total = []
+    for v in voxels(pred):
+        views = [probability(output, v) for output in outputs(pred)]
+        together = [mean(list(values)) for values in zip(*views, strict=True)]
+        total.append(entropy(together) - mean([entropy(view) for view in views]))
+    return mean(total)
+
+
 def naive_pyramid(pred: Entries) -> float:
     losses = []
     for scale in outputs(pred):
@@ -137,6 +150,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[Entries], float], set[
     "entropy": (EntropyLoss, naive_entropy, {"logits"}),
     "uncertainty": (UncertaintyMaskedConsistencyLoss, naive_uncertainty, {"logits"}),
     "task": (TaskConsistencyLoss, naive_task, {"logits", "sdm"}),
+    "difference": (ViewDifferenceLoss, naive_difference, {"logits", "extra_logits"}),
     "soft targets": (SoftTargetLoss, naive_soft_targets, {"logits"}),
     "cross": (CrossPseudoSupervisionLoss, naive_cross, {"logits", "extra_logits"}),
     "mutual": (MutualConsistencyLoss, naive_mutual, {"logits", "extra_logits"}),

@@ -80,6 +80,41 @@ def test_state_continues_the_training() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*(judge.parameters() for judge in judges), strict=True))
 
 
+def masks(extra: bool) -> tuple[Streams, dict[str, dict[str, Tensor]]]:
+    """Predictions of two outputs that are sure of the wrong class, and labels."""
+    pred = predictions()
+    logits = torch.tensor([5.0, -5.0])[None, :, None, None, None].expand(2, 2, 8, 6, 3).clone()
+    pred["unlabeled"]["logits"] = pred["labeled"]["logits"] = logits
+    if extra:
+        pred["unlabeled"]["extra_logits"] = 0.5 * logits[:, None]
+    return pred, {"labeled": {"label": torch.ones(2, 1, 8, 6, 3)}}
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_labels_are_told_from_the_masks_of_every_output(extra: bool) -> None:
+    torch.manual_seed(0)
+    judge, (pred, label) = Critic(num_maps=2, in_channels=0, channels=4), masks(extra)
+    handler = CriticHandler(judge, torch.optim.Adam(judge.parameters(), 0.01), judged="mask")
+    state: Any = SimpleNamespace(state=SimpleNamespace(output={"pred": pred, "label": label}))
+    for _ in range(50):
+        handler(state)
+    image = pred["labeled"]["image"]
+    truth = torch.tensor([0.0, 1.0])[None, :, None, None, None].expand(2, 2, 8, 6, 3)
+    assert judge(truth, image).argmax(1).tolist() == [1, 1]
+    outputs = [pred["unlabeled"]["logits"], *([0.5 * pred["unlabeled"]["logits"]] if extra else [])]
+    assert all(judge(logits.softmax(1), image).argmax(1).tolist() == [0, 0] for logits in outputs)
+    logits = pred["unlabeled"]["logits"].requires_grad_()
+    AdversarialLoss(judge, judged="mask")(pred["unlabeled"], {}).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1].mean() < 0) == (logits.grad[:, 0].mean() > 0)
+
+
+def test_what_is_judged_is_one_of_two() -> None:
+    for make in (lambda: AdversarialLoss(critic(), "masks"), lambda: CriticHandler(critic(), None, "masks")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="judged must be one of sdm, mask, got 'masks'"):
+            make()
+
+
 def test_a_missing_stream_raises() -> None:
     with pytest.raises(ValueError, match="CriticHandler needs the stream unlabeled: set unlabeled_batch_size"):
         handler_of(critic())(engine({"labeled": predictions()["labeled"]}))
