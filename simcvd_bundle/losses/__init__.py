@@ -7,6 +7,7 @@ from simcvd_bundle.losses.contrastive import BoundaryContrastiveLoss
 from simcvd_bundle.losses.cross_supervision import CrossPseudoSupervisionLoss
 from simcvd_bundle.losses.difference import ViewDifferenceLoss
 from simcvd_bundle.losses.distillation import PairwiseDistillationLoss
+from simcvd_bundle.losses.elastic import ElasticBoundaryLoss
 from simcvd_bundle.losses.entropy import EntropyLoss
 from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
@@ -20,6 +21,7 @@ from simcvd_bundle.losses.signed_distance import SignedDistanceLoss
 from simcvd_bundle.losses.soft_targets import SoftTargetLoss
 from simcvd_bundle.losses.task_consistency import TaskConsistencyLoss
 from simcvd_bundle.losses.uncertainty import UncertaintyMaskedConsistencyLoss
+from simcvd_bundle.losses.voxel_contrast import VoxelContrastLoss, VoxelToVolumeLoss
 from simcvd_bundle.losses.weighted import WeightedTerms
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ClassificationLoss",
     "ConsistencyLoss",
     "CrossPseudoSupervisionLoss",
+    "ElasticBoundaryLoss",
     "EntropyLoss",
     "InterpolationConsistencyLoss",
     "MutualConsistencyLoss",
@@ -42,6 +45,8 @@ __all__ = [
     "TaskConsistencyLoss",
     "UncertaintyMaskedConsistencyLoss",
     "ViewDifferenceLoss",
+    "VoxelContrastLoss",
+    "VoxelToVolumeLoss",
     "WeightedTerms",
     "info_nce",
 ]

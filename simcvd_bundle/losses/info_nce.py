@@ -11,8 +11,9 @@ from simcvd_bundle.utils.distributed import gather_rows
 
 
 def info_nce(
-    queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None, among_queries: bool = False
-) -> Tensor:
+    queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None, among_queries: bool = False,
+    excluded: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of finding the own key of each query among all keys.
 
     ``l(a_n, b_n) = -log( exp(a_n . b_n / tau) / sum_m exp(a_n . b_m / tau) )`` (eq. 2), mean over the queries. The sum
@@ -29,6 +30,8 @@ def info_nce(
             (He et al., CVPR 2020).
         among_queries: the sum also runs over the other queries; the mean over both directions is then NT-Xent (Chen et
             al., ICML 2020).
+        excluded: ``(N, keys of all processes)``, bool, keys that are no negatives of a query; its own key counts
+            whatever it says.
 
     Returns:
         Scalar; ``log`` of the number of keys when all vectors are equal (``N`` of all processes without further ones),
@@ -45,8 +48,10 @@ def info_nce(
     first = idist.get_rank() * len(queries)
     own = torch.arange(first, first + len(queries), device=queries.device)
     products = [queries @ gather_rows(keys).T]
+    itself = F.one_hot(own, products[0].shape[1]).bool()
+    if excluded is not None:
+        products[0] = products[0].masked_fill(excluded & ~itself, -torch.inf)
     if among_queries:
-        itself = F.one_hot(own, idist.get_world_size() * len(queries)).bool()
         products.append((queries @ gather_rows(queries).T).masked_fill(itself, -torch.inf))
     if negatives is not None:
         products.append(queries @ negatives.T)

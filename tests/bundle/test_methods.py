@@ -22,6 +22,8 @@ SHORT: dict[str, Any] = {"iterations": 3, "epoch_length": 1, "validate::dataset:
 TINY_PARTS: dict[str, dict[str, Any]] = {
     "method_sassnet.json": {"critic::channels": 2},
     "method_duo_segnet.json": {"critic::channels": 2},
+    # a tiny patch has one voxel at the bottleneck, and no other class
+    "method_self_ensembling_contrast.json": {"loss::terms::class_contrast::loss::negatives": "region"},
     "method_bcp.json": {"pretrain_iterations": 1},
     "method_copy_paste.json": {"pretrain_iterations": 1},
 }
@@ -125,6 +127,8 @@ PUBLISHED = {
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
     "ad_mt": {"segmentation": 1, "pseudo_label": 2},
     "duo_segnet": {"segmentation": 1, "view_difference": 0.4, "adversarial": 0.2},
+    "self_ensembling_contrast": {"segmentation": 1, "consistency": 0.1, "class_contrast": 0.1},
+    "cvrl": {"segmentation": 1, "consistency": 0.1, "elastic": 0.1, "voxel_contrast": 0.1, "voxel_to_volume": 0.1},
     "distillation": {"segmentation": 1, "soft_targets": 1},
 }
 """Terms and weights of each method after its ramp-up."""
