@@ -11,6 +11,7 @@ from simcvd_bundle.losses.elastic import ElasticBoundaryLoss
 from simcvd_bundle.losses.entropy import EntropyLoss
 from simcvd_bundle.losses.info_nce import info_nce
 from simcvd_bundle.losses.interpolation import InterpolationConsistencyLoss
+from simcvd_bundle.losses.local_contrast import LocalContrastLoss
 from simcvd_bundle.losses.mutual import MutualConsistencyLoss
 from simcvd_bundle.losses.nt_xent import NTXentLoss
 from simcvd_bundle.losses.pseudo_label import PseudoLabelLoss
@@ -33,6 +34,7 @@ __all__ = [
     "ElasticBoundaryLoss",
     "EntropyLoss",
     "InterpolationConsistencyLoss",
+    "LocalContrastLoss",
     "MutualConsistencyLoss",
     "NTXentLoss",
     "PairwiseDistillationLoss",

@@ -1,6 +1,7 @@
 """The networks: V-Net, its training-only outputs, projection head and critic, several networks as one."""
 
 from simcvd_bundle.networks.critic import Critic
+from simcvd_bundle.networks.embedding import EmbeddingNetwork
 from simcvd_bundle.networks.encoder import MLPHead, VNetEncoder
 from simcvd_bundle.networks.ensemble import Ensemble, TwoTeachers
 from simcvd_bundle.networks.heads import ProjectionHead
@@ -9,6 +10,7 @@ from simcvd_bundle.networks.vnet import VNet, VNetOutput
 
 __all__ = [
     "Critic",
+    "EmbeddingNetwork",
     "Ensemble",
     "MLPHead",
     "ProjectionHead",

@@ -24,12 +24,14 @@ class VNetOutput(NamedTuple):
             with other strides than 2 divided by their product along the axis.
         extra_logits: ``(B, K, C + 1, H, W, D)``, those of the K further outputs (decoders, scales or a second network)
             that training alone has; ``None`` without.
+        embedding: ``(B, E, H, W, D)``, a vector for each voxel, which training alone has; ``None`` without.
     """
 
     logits: Tensor
     sdm: Tensor
     features: Tensor
     extra_logits: Tensor | None = None
+    embedding: Tensor | None = None
 
     def entries(self) -> dict[str, Tensor]:
         """What there is, by name."""
@@ -150,8 +152,8 @@ class VNet(nn.Module):
         logits: Tensor = self.segmentation(decoded)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             if return_all:
-                extra = self.extra_logits(x, features, skips, levels)
-                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features, extra)  # type: ignore[return-value]
+                extra, embedding = self.extra_logits(x, features, skips, levels), self.embedding(x, levels)
+                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features, extra, embedding)  # type: ignore[return-value]
         return logits
 
     @torch.jit.unused
@@ -160,6 +162,11 @@ class VNet(nn.Module):
         branches: Any = self.extra
         outputs = [cropped(branch(features, skips, levels), x) for branch in branches]
         return torch.stack(outputs, 1) if outputs else None
+
+    @torch.jit.unused
+    def embedding(self, x: Tensor, levels: list[Tensor]) -> Tensor | None:
+        """A vector for each voxel, see ``VNetOutput``, of what ``decode_levels`` gave; this network has none."""
+        return None
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encode an image of any size.

@@ -24,6 +24,7 @@ TINY_PARTS: dict[str, dict[str, Any]] = {
     "method_duo_segnet.json": {"critic::channels": 2},
     # a tiny patch has one voxel at the bottleneck, and no other class
     "method_self_ensembling_contrast.json": {"loss::terms::class_contrast::loss::negatives": "region"},
+    "method_local_contrast.json": {"pretrain_iterations": 1, "loss::terms::local_contrast::loss::size": 4},
     "method_bcp.json": {"pretrain_iterations": 1},
     "method_copy_paste.json": {"pretrain_iterations": 1},
 }
