@@ -11,6 +11,7 @@ from monai.engines import Evaluator, Trainer
 
 from simcvd_bundle.runs.checkpoints import BestMetric, RunCheckpoint
 from simcvd_bundle.runs.config import RunSettings
+from simcvd_bundle.runs.cost import CostHandler
 from simcvd_bundle.runs.folder import prepare_folder
 from simcvd_bundle.runs.tracking import Tracking
 from simcvd_bundle.runs.watching import FallingMetric, LatestNetwork
@@ -80,6 +81,7 @@ class Lifecycle:
         RunCheckpoint(folder, objects, self.checkpoint_interval, resume=self.resume).attach(trainer)
         network = checkpoint["student"]["network"]
         LatestNetwork(network, self.output_dir, self.checkpoint_interval).attach(trainer)
+        CostHandler(checkpoint["student"], self.output_dir).attach(trainer)
         self._watch(trainer, evaluators)
         missing = loader.dataset.missing_classes()
         if missing:

@@ -18,7 +18,7 @@ import fire
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from PIL import Image
 from processes import subprocess_run
 from scipy.stats import t
@@ -43,6 +43,7 @@ from simcvd_bundle.commands.report.evaluations import load_evaluations
 from simcvd_bundle.commands.report.page import Section, Table, to_html, to_markdown
 from simcvd_bundle.commands.report.plot_sections import curves_section, labeled_section
 from simcvd_bundle.commands.report.plots import box_plot
+from simcvd_bundle.commands.report.published import PUBLISHED
 from simcvd_bundle.commands.report.score_sections import (
     failure_section,
     paired_section,
@@ -572,6 +573,48 @@ def test_seeds_are_averaged_by_case_and_compared_by_mean(tmp_path: Path) -> None
     assert "its mean over the seeds" in text
     assert "Left out: supervised (4 labelled), simcvd (4 labelled). No datalist absent/dataset.json" in text
     assert "Baseline: simcvd (4 labelled)." in report_of(tmp_path, baseline="simcvd")[0]
+
+
+def cost(**values: float) -> str:
+    return json.dumps({"device": "cpu", "peak_memory_mib": 2048.4, "trained_parameters": 2.5e6,
+                       "network_parameters": 1e6, **values})  # fmt: skip
+
+
+def test_costs_are_medians_over_runs_and_missing_ones_are_named(tmp_path: Path) -> None:
+    for seed, seconds in enumerate((0.5, 9.0, 0.7)):
+        folder = write_run(tmp_path, "simcvd", seed, one_class(0.5, 0.5))
+        (folder / "cost.json").write_text(cost(seconds_per_iteration=seconds))
+    folder = write_run(tmp_path, "supervised", 0, one_class(0.5, 0.5))
+    (folder / "cost.json").write_text("{")
+    text, rows = report_of(tmp_path)
+    assert value(rows, "cost", "simcvd (4 labelled)", "median", "seconds_per_iteration") == 0.7
+    assert "| simcvd (4 labelled) | 0.700 | 2048 | cpu | 2.50 | 1.00 |" in text
+    assert "Not measured: supervised (4 labelled)." in text
+    assert "Published figures" not in text
+
+
+def test_published_figures_stand_beside_those_of_the_left_atrium(tmp_path: Path) -> None:
+    for method, number in (("ua_mt", 8), ("ua_mt", 4), ("supervised", 8)):
+        folder = write_run(tmp_path, method, 0, one_class(0.5, 0.6), num_labeled=number)
+        record = json.loads((folder / "record.json").read_text())
+        record["run"]["files"][1] = "data_la.json"
+        (folder / "record.json").write_text(json.dumps(record))
+    section = report_of(tmp_path)[0].split("\n## Published figures")[1].split("\n## ")[0]
+    assert "| ua_mt (8 labelled) | 55.00 | 84.25 | quoted by SimCVD; last |" in section
+    assert "section 'test', 10 iterations and the last checkpoint" in section
+    assert section.count("labelled)") == 1
+
+
+def test_published_figures_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "compared_methods.md").read_text().split("## What the papers report")[1].split("## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    titles = {"mean teacher": "mean_teacher", "UA-MT": "ua_mt", "MC-Net": "mc_net", "AD-MT": "ad_mt"}
+    found = {titles.get(title, title.lower()): (dice, chosen) for title, dice, chosen in cells}
+    del found["mc-net+"]  # MC-Net with another id
+    assert found == {
+        method: (" / ".join(f"{known.dice[n]:.2f}" if n in known.dice else "-" for n in (8, 16)), known.chosen)
+        for method, known in PUBLISHED.items()
+    }
 
 
 def test_one_seed_has_no_spread_and_other_seeds_are_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simcvd_bundle.commands.report.case_section import TITLE, draw_cases
 from simcvd_bundle.commands.report.cases import CaseFiles, case_files
+from simcvd_bundle.commands.report.cost_section import cost_section, published_section
 from simcvd_bundle.commands.report.page import FigureRow, Section, Table
 from simcvd_bundle.commands.report.plot_sections import curves_section, distribution_section, labeled_section
 from simcvd_bundle.commands.report.runs import Comparison, EvaluatedRun, Group, differing
@@ -48,12 +49,15 @@ def experiment_sections(
         over_seeds, of_seeds = seeds_section(comparison.groups)
         tests, of_tests = tests_section(comparison, baseline)
         failed, of_failures = failure_section([one for group in comparison.groups for one in group.seeds.values()])
+        (cost, of_cost), published = cost_section(comparison.groups), published_section(comparison)
         sections = [
             settings_section([replace(mean, folder=folder) for mean in means]),
             scores,
             over_seeds,
             tests,
             distribution_section(means),
+            cost,
+            *([published] if published else []),
             failed,
             drawn_section(comparison, dataset_dir),
             labeled_section(means),
@@ -62,7 +66,7 @@ def experiment_sections(
             about = ", ".join(f"{key} {comparison.settings.get(key, '-')}" for key in _apart(comparisons))
             sections = [replace(section, title=f"{section.title} ({about})") for section in sections]
         page += sections
-        records += [*of_cases, *of_seeds, *of_tests, *of_failures]
+        records += [*of_cases, *of_seeds, *of_tests, *of_cost, *of_failures]
     groups = [group for comparison in comparisons for group in comparison.groups]
     first = dict.fromkeys(str(min(group.runs, key=lambda run: (run.seed, run.fold or 0)).folder) for group in groups)
     logged = [run for run in first if any(Path(run, "tensorboard").glob("events.out.tfevents.*"))]
