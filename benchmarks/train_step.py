@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -130,7 +131,7 @@ class Probe:
         modules: modules whose forward passes are parts, by name.
     """
 
-    def __init__(self, floor: Floor, rounds: int, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, floor: Callable[[], None], rounds: int, modules: dict[str, nn.Module]) -> None:
         self.floor, self.rounds = floor, rounds
         self.floors: list[float] = []
         self.iterations: list[float] = []

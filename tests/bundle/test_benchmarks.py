@@ -49,6 +49,18 @@ def test_train_step(tmp_path: Path, dataset_dir: Path, tiny: str, monkeypatch: p
     assert sum(v for k, v in figures["parts_s"].items() if k[0] != " ") < 3 * figures["iteration_s"]
 
 
+def test_methods(tmp_path: Path, dataset_dir: Path, tiny: str) -> None:
+    figures = run(
+        tmp_path, "methods.py", "--methods", "method_supervised", "method_ua_mt", "method_bcp", "--rounds", "1",
+        "--precision", "float32", "--config_file", tiny, "--dataset_dir", str(dataset_dir),
+    )["methods"]  # fmt: skip
+    patches = {name: (one["student_patches"], one["teacher_patches"]) for name, one in figures.items()}
+    assert patches == {"method_supervised": (4, 0), "method_ua_mt": (4, 2 + 8 * 2), "method_bcp": (4, 4)}
+    for one in figures.values():
+        assert one["ratio"] == pytest.approx(one["iteration_s"] / one["floor_s"])
+        assert one["peak_memory_gib"] > 0
+
+
 def test_inference(tmp_path: Path, dataset_dir: Path, tiny: str) -> None:
     figures = run(
         tmp_path, "inference.py", "--precision", "float32", "--cases", "2", "--config_file", tiny,
