@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from simcvd_bundle.training.mixes import draw_box
+from simcvd_bundle.training.mixes import draw_box, two_unlabeled
 
 
 class CutMix:
@@ -41,16 +41,11 @@ class CutMix:
             ``image`` ``(B, channels, H, W, D)``, ``soft_target`` ``(B, C + 1, H, W, D)``, probabilities, and
             ``conflict`` ``(B, 1, H, W, D)``, bool, whether the teachers' classes differ.
         """
-        unlabeled: Mapping[str, Tensor] = batch.get("unlabeled", {"image": torch.empty(0)})
-        image = unlabeled["image"]
-        if len(image) < 2:
-            raise ValueError(
-                f"CutMix needs at least two unlabelled patches, got {len(image)}: set unlabeled_batch_size to 2."
-            )
+        unlabeled = two_unlabeled(batch, "CutMix")
         logits = unlabeled["teacher_logits"].float()
         masks = unlabeled.get("teacher_extra_logits", logits[:, None]).argmax(2)
         conflict = (masks != masks[:, :1]).any(1, keepdim=True)
         outside = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         inside = draw_box(conflict, (1 - outside) ** (1 / 3))
-        entries = {"image": image, "soft_target": logits.softmax(1), "conflict": conflict}
+        entries = {"image": unlabeled["image"], "soft_target": logits.softmax(1), "conflict": conflict}
         return {name: torch.where(inside, entry.roll(1, 0), entry) for name, entry in entries.items()}

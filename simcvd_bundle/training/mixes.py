@@ -16,6 +16,19 @@ entries of the new stream: ``image``, which the student will see, and the target
 network's outputs. Without gradient; draws from torch's generator."""
 
 
+def two_unlabeled(batch: Mapping[str, Mapping[str, Tensor]], mix: str) -> Mapping[str, Tensor]:
+    """Entries of the unlabelled patches, for a mix of two of them.
+
+    Raises:
+        ValueError: when there are not two.
+    """
+    unlabeled = batch.get("unlabeled", {"image": torch.empty(0)})
+    count = len(unlabeled["image"])
+    if count < 2:
+        raise ValueError(f"{mix} needs at least two unlabelled patches, got {count}: set unlabeled_batch_size to 2.")
+    return unlabeled
+
+
 def draw_box(like: Tensor, fraction: float) -> Tensor:
     """A box at a random place, the same for all patches, ``fraction`` of each axis and at least one voxel long.
 

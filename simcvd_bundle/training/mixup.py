@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from simcvd_bundle.training.mixes import two_unlabeled
+
 
 class Mixup:
     """``lambda x_i + (1 - lambda) x_j`` of two unlabelled patches, ``lambda ~ Beta(alpha, alpha)`` anew for each pair.
@@ -37,15 +39,12 @@ class Mixup:
         Returns:
             ``image`` ``(B // 2, channels, H, W, D)`` and ``soft_target`` ``(B // 2, C + 1, H, W, D)``, probabilities.
         """
-        image = batch["unlabeled"]["image"] if "unlabeled" in batch else torch.empty(0)
+        unlabeled = two_unlabeled(batch, "Mixup")
+        image = unlabeled["image"]
         pairs = len(image) // 2
-        if pairs == 0:
-            raise ValueError(
-                f"Mixup needs at least two unlabelled patches, got {len(image)}: set unlabeled_batch_size to 2."
-            )
         beta = torch.distributions.Beta(self.alpha, self.alpha)
         factor = beta.sample((pairs, 1, 1, 1, 1)).to(image)
-        probability = batch["unlabeled"]["teacher_logits"].float().softmax(1)
+        probability = unlabeled["teacher_logits"].float().softmax(1)
         return {
             name: torch.lerp(entry[pairs : 2 * pairs], entry[:pairs], factor.to(entry))
             for name, entry in (("image", image), ("soft_target", probability))
