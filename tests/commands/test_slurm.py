@@ -56,7 +56,8 @@ class Experiment:
         content = {"num_labeled": 3, "cache_dir": str(folder / "cache"), "+train::handlers": [slow]}
         overlay.write_text(json.dumps(content))
         self.command = [sys.executable, "-m", "simcvd_bundle", "experiment", str(dataset_dir), str(overlay)]
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+        here = Path(__file__).parent  # of this module, which the jobs import, and of what it imports
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, here, here.parent]))}
 
     def start(self, **settings: Any) -> subprocess.Popen[str]:
         chosen = {**SETTINGS, "output_dir": self.folder / "runs", **settings}
@@ -86,13 +87,17 @@ class Experiment:
     def job(self, name: str = "supervised_seed0") -> str:
         return str(json.loads((self.run(name) / "job.json").read_text())["job"])
 
-    def check_continued(self, starts: int = 2, name: str = "supervised_seed0") -> None:
-        """The run is done, in so many starts, each of which went on where the one before had come to."""
-        record = json.loads((self.run(name) / "record.json").read_text())
-        assert len(record["starts"]) == starts
+    def resumed(self, name: str = "supervised_seed0") -> list[int]:
+        """Iterations at which a start went on."""
         log = (self.run(name) / "log.txt").read_text(errors="replace")
-        resumed = [int(number) for number in re.findall(r"Resumed from .* at iteration (\d+)", log)]
-        assert len(resumed) == starts - 1
+        return [int(number) for number in re.findall(r"Resumed from .* at iteration (\d+)", log)]
+
+    def check_continued(self, starts: int = 2, name: str = "supervised_seed0") -> None:
+        """The run is done, in so many starts (more on a slow machine), each from where the one before had come to."""
+        record = json.loads((self.run(name) / "record.json").read_text())
+        assert len(record["starts"]) >= starts
+        resumed = self.resumed(name)
+        assert len(resumed) == len(record["starts"]) - 1
         assert resumed == sorted(resumed)
         assert 0 < resumed[0] < 40
         assert list(self.run(name).glob("checkpoints/checkpoint_40.pt"))
@@ -144,8 +149,7 @@ def test_a_preempted_job_continues(experiment: Experiment, cluster: SlurmCluster
     job = experiment.job()
     cluster.run("scancel", "--signal=USR2", job)
     cluster.wait_for(lambda: experiment.table()["supervised_seed0"][0] == "pending", 60)
-    record = experiment.run() / "record.json"
-    cluster.wait_for(lambda: len(json.loads(record.read_text())["starts"]) == 2, 120)
+    cluster.wait_for(experiment.resumed, 120)
     cluster.run("sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 5")
     code, text = experiment.end(command)
     assert code == 0, text
