@@ -61,7 +61,7 @@ def test_training_is_that_of_the_command(run_bundle: Run, folders: Folders, tmp_
     weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (output, tmp_path / "run")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert sorted(path.name for path in output.iterdir()) == [
-        ".lock", "cache", "checkpoints", "latest", "model.pt", "tensorboard",
+        ".lock", "cache", "checkpoints", "cost.json", "latest", "model.pt", "tensorboard",
     ]  # fmt: skip
 
 
@@ -375,7 +375,7 @@ def test_training_writes_below_its_folder_only(folders: Folders, tmp_path: Path)
     assert {path: path.is_file() and path.read_bytes() for path in bundle.rglob("*")} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "run"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", "cache", "checkpoints", "latest", "model.pt", "previous_1", "tensorboard",
+        ".lock", "cache", "checkpoints", "cost.json", "latest", "model.pt", "previous_1", "tensorboard",
     ]  # fmt: skip
 
 

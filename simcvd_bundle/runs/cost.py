@@ -14,10 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from simcvd_bundle.runs.folder import COST
 from simcvd_bundle.runs.weights import plain_weights
 from simcvd_bundle.utils.atomic import write_json
-
-COST = "cost.json"
 
 
 class CostHandler:

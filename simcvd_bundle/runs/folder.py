@@ -18,7 +18,8 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
-RUN_FILES = ("checkpoints", "tensorboard", "latest", "model.pt")
+COST = "cost.json"
+RUN_FILES = ("checkpoints", "tensorboard", "latest", "model.pt", COST)
 _locks: dict[Path, IO[str]] = {}
 """Open lock files by folder: closing one would give its lock back."""
 

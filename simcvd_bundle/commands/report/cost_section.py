@@ -13,7 +13,7 @@ from simcvd_bundle.commands.report.published import LEFT_ATRIUM, PUBLISHED
 from simcvd_bundle.commands.report.runs import Comparison, EvaluatedRun, Group
 from simcvd_bundle.commands.report.score_sections import Record
 from simcvd_bundle.commands.report.statistics import number, summarize
-from simcvd_bundle.runs.cost import COST
+from simcvd_bundle.runs.folder import COST
 
 COLUMNS = ("seconds_per_iteration", "peak_memory_mib", "trained_parameters", "network_parameters")
 
