@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,9 @@ from torch import nn
 from simcvd_bundle.runs.folder import COST
 from simcvd_bundle.runs.weights import plain_weights
 from simcvd_bundle.utils.atomic import write_json
+
+if sys.platform != "win32":
+    import resource
 
 
 class CostHandler:
@@ -61,7 +63,7 @@ class CostHandler:
         content: dict[str, Any] = {
             "seconds_per_iteration": median(self.seconds),
             "epochs": len(self.seconds),
-            "peak_memory_mib": peak / 2**20,
+            "peak_memory_mib": None if peak is None else peak / 2**20,
             "device": device.type,
             "trained_parameters": sum(p.numel() for p in self.student.parameters() if p.requires_grad),
             "network_parameters": _count(self.student["network"]),
@@ -75,6 +77,8 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for name, parameter in network.named_parameters() if name in kept)
 
 
-def _peak_of_process() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
+def _peak_of_process() -> int | None:
+    """Bytes; Linux counts in KiB, macOS in bytes, and Windows has no such count."""
+    if sys.platform == "win32":
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

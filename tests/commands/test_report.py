@@ -590,6 +590,10 @@ def test_costs_are_medians_over_runs_and_missing_ones_are_named(tmp_path: Path) 
     assert value(rows, "cost", "simcvd (4 labelled)", "median", "seconds_per_iteration") == 0.7
     assert "| simcvd (4 labelled) | 0.700 | 2048 | cpu | 2.50 | 1.00 |" in text
     assert "Not measured: supervised (4 labelled)." in text
+    folder = write_run(tmp_path, "ua_mt", 0, one_class(0.5, 0.5))
+    no_memory = json.loads(cost(seconds_per_iteration=2.0)) | {"peak_memory_mib": None}
+    (folder / "cost.json").write_text(json.dumps(no_memory))
+    assert "| ua_mt (4 labelled) | 2.000 | - | cpu | 2.50 | 1.00 |" in report_of(tmp_path)[0]
     assert "Published figures" not in text
 
 

@@ -26,10 +26,12 @@ def cost_section(groups: Sequence[Group]) -> tuple[Section, list[Record]]:
         if not costs:
             without.append(group.name)
             continue
-        values = {key: median(float(cost[key]) for cost in costs) for key in COLUMNS}
+        measured = {key: [float(cost[key]) for cost in costs if cost[key] is not None] for key in COLUMNS}
+        values = {key: median(of_runs) for key, of_runs in measured.items() if of_runs}
+        memory = f"{values['peak_memory_mib']:.0f}" if "peak_memory_mib" in values else "-"
         devices = ", ".join(sorted({str(cost["device"]) for cost in costs}))
         rows.append([
-            group.name, number(values["seconds_per_iteration"], 3), f"{values['peak_memory_mib']:.0f}", devices,
+            group.name, number(values["seconds_per_iteration"], 3), memory, devices,
             *(f"{values[key] / 1e6:.2f}" for key in COLUMNS[2:]),
         ])  # fmt: skip
         about = {"table": "cost", "run": group.name, "statistic": "median"}
@@ -48,7 +50,7 @@ def load_cost(run: EvaluatedRun) -> dict[str, Any]:
     """What a run says of its cost; nothing where it has no readable file."""
     try:
         content = json.loads((run.folder / COST).read_text(encoding="utf-8"))
-        return content if all(math.isfinite(content[key]) for key in COLUMNS) and "device" in content else {}
+        return content if all(math.isfinite(content[key] or 0) for key in COLUMNS) and "device" in content else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
