@@ -6,7 +6,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -42,10 +41,11 @@ def hardware() -> str:
 
 def peak_memory(workers: float = 0.0) -> float:
     """Peak memory in GiB: of the GPU, or else of this process, plus what its ``workers`` hold for themselves."""
+    from simcvd_bundle.utils import memory
+
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / GIB
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB + workers
+        return (memory.peak_memory(torch.device("cuda")) or 0) / GIB
+    return (memory.peak_memory(torch.device("cpu")) or 0) / GIB + workers
 
 
 def workers_memory() -> float:

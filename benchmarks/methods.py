@@ -19,13 +19,10 @@ import torch
 from common import ROOT, in_new_process, parser, peak_memory, report
 from ignite.engine import Events
 from torch import nn
-from train_step import BLOCK, Probe, bundle
+from train_step import BLOCK, Probe, bare_pass, bundle
 
+from simcvd_bundle.commands.experiment import all_methods
 from simcvd_bundle.data.phantoms import phantom_dataset
-from simcvd_bundle.utils.precision import autocast
-
-METHODS = ["simcvd", *sorted(file.stem for file in (ROOT / "configs").glob("method_*.json")
-                             if "teacher_weights" not in file.read_text(encoding="utf-8"))]  # fmt: skip
 
 
 class Passes:
@@ -46,12 +43,7 @@ class Passes:
         """Make them once more."""
         device = next(self.copy.parameters()).device
         for shape in self.shapes:
-            images = torch.randn(shape, device=device)
-            with torch.set_grad_enabled(self.backward), autocast(images, precision):
-                outputs = list(self.copy(images, return_all=True).entries().values())
-            if self.backward:
-                torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-                self.copy.zero_grad(set_to_none=True)
+            bare_pass(self.copy, torch.randn(shape, device=device), precision, self.backward)
 
 
 def measure(files: list[str], settings: dict[str, Any], rounds: int) -> dict[str, float]:
@@ -84,7 +76,7 @@ def measure(files: list[str], settings: dict[str, Any], rounds: int) -> dict[str
 def main() -> None:
     """Measure and report."""
     arguments = parser(__doc__)
-    arguments.add_argument("--methods", nargs="*", default=METHODS, help="overlays of configs/, simcvd for none")
+    arguments.add_argument("--methods", nargs="*", default=all_methods(), help="overlays of configs/, simcvd for none")
     arguments.add_argument("--patch", type=int, nargs=3, metavar=("H", "W", "D"), help="default: as configured")
     arguments.add_argument("--rounds", type=int, default=4, help=f"blocks of {BLOCK} steps a kind")
     chosen = arguments.parse_args()
@@ -104,7 +96,7 @@ def main() -> None:
         for method in chosen.methods:
             overlay = ROOT / "configs" / f"{method}.json"
             files = [str(overlay)] if method != "simcvd" else []
-            stages = {"pretrain_iterations": 0} if files and "pretrain_iter" in overlay.read_text("utf-8") else {}
+            stages = {"pretrain_iterations": 0} if files and "pretrain_iterations" in overlay.read_text("utf-8") else {}
             figures[method] = one = in_new_process(
                 measure, [*chosen.config_file, *files], {**settings, **stages}, chosen.rounds
             )

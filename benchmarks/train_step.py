@@ -41,6 +41,15 @@ BLOCK = 20 if torch.cuda.is_available() else 3
 is too slow shows."""
 
 
+def bare_pass(network: nn.Module, images: torch.Tensor, precision: str, backward: bool) -> None:
+    """Forward, with gradient and backward if asked for."""
+    with torch.set_grad_enabled(backward), autocast(images, precision):
+        outputs = list(network(images, return_all=True).entries().values())
+    if backward:
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+        network.zero_grad(set_to_none=True)
+
+
 class Floor:
     """Student forward and backward on a batch, teacher forward on its unlabelled part."""
 
@@ -50,14 +59,9 @@ class Floor:
 
     def __call__(self) -> None:
         """One step."""
-        with autocast(self.images, self.precision):
-            outputs = list(self.student(self.images, return_all=True).entries().values())
-        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-        self.student.zero_grad(set_to_none=True)
-        del outputs
+        bare_pass(self.student, self.images, self.precision, backward=True)
         if len(self.images) > self.labeled:
-            with torch.no_grad(), autocast(self.images, self.precision):
-                self.teacher(self.images[self.labeled :], return_all=True)
+            bare_pass(self.teacher, self.images[self.labeled :], self.precision, backward=False)
 
 
 def bare_process(patch: list[int], precision: str, keep: bool, steps: int = 6) -> dict[str, float]:

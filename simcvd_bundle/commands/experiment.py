@@ -182,8 +182,7 @@ def plan(
             value is none that JSON can hold.
     """
     if list(experiments) == ["all"]:
-        methods = sorted(BUNDLE_ROOT.glob("configs/method_*.json"))
-        experiments = ["simcvd", *(file.stem for file in methods if "teacher_weights" not in file.read_text())]
+        experiments = all_methods()
     runs: dict[str, Run] = {}
     numbers: Sequence[int | None] = num_labeled or [None]
     for seed, number, name in itertools.product(seeds, numbers, experiments):
@@ -207,6 +206,12 @@ def plan(
             )
         runs[run.name] = run
     return list(runs.values())
+
+
+def all_methods() -> list[str]:
+    """SimCVD and every method overlay of ``configs/`` that needs no trained network, by name."""
+    files = sorted(BUNDLE_ROOT.glob("configs/method_*.json"))
+    return ["simcvd", *(file.stem for file in files if "teacher_weights" not in file.read_text(encoding="utf-8"))]
 
 
 def method_name(overlays: Sequence[str | Path], without: str = "simcvd") -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from simcvd_bundle.losses.outputs import every_logits
+from simcvd_bundle.losses.outputs import all_logits
 from simcvd_bundle.utils.precision import in_float32
 
 LABELED = 1
@@ -39,7 +39,7 @@ def predicted_maps(pred: Mapping[str, Tensor], judged: str) -> tuple[Tensor, Ten
     """
     if judged == "sdm":
         return pred["sdm"], pred["image"]
-    outputs = every_logits(pred)
+    outputs = all_logits(pred) if "extra_logits" in pred else [pred["logits"]]
     return torch.cat([logits.float().softmax(1) for logits in outputs]), pred["image"].repeat(len(outputs), 1, 1, 1, 1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from simcvd_bundle.losses.info_nce import info_nce
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.precision import in_float32
 
 
@@ -27,9 +28,7 @@ class BoundaryContrastiveLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.5) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"BoundaryContrastiveLoss: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("BoundaryContrastiveLoss", "temperature", temperature)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

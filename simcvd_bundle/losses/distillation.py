@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.precision import in_float32
 
 
@@ -30,9 +31,7 @@ class PairwiseDistillationLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"PairwiseDistillationLoss: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("PairwiseDistillationLoss", "temperature", temperature)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

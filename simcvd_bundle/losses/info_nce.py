@@ -48,10 +48,10 @@ def info_nce(
     first = idist.get_rank() * len(queries)
     own = torch.arange(first, first + len(queries), device=queries.device)
     products = [queries @ gather_rows(keys).T]
-    itself = F.one_hot(own, products[0].shape[1]).bool()
     if excluded is not None:
-        products[0] = products[0].masked_fill(excluded & ~itself, -torch.inf)
+        products[0] = products[0].masked_fill(excluded.scatter(1, own[:, None], False), -torch.inf)
     if among_queries:
+        itself = F.one_hot(own, idist.get_world_size() * len(queries)).bool()
         products.append((queries @ gather_rows(queries).T).masked_fill(itself, -torch.inf))
     if negatives is not None:
         products.append(queries @ negatives.T)

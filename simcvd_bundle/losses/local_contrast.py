@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -81,20 +82,26 @@ class LocalContrastLoss(nn.Module):
         Returns:
             Scalar, float32.
         """
-        entries = torch.cat([target["label"].float(), pred["embedding"]], 1)
-        sets = self._strided(entries) if self.sampling == "stride" else self._blocks(entries)
-        return supervised_contrast(F.normalize(sets[..., 1:], dim=-1), sets[..., 0], self.temperature)
+        draw = self._strided if self.sampling == "stride" else self._blocks
+        vectors, classes = draw(pred["embedding"], target["label"])
+        return supervised_contrast(F.normalize(vectors, dim=-1), classes[..., 0], self.temperature)
 
-    def _strided(self, entries: Tensor) -> Tensor:
-        """``(B, E + 1, H, W, D)`` -> ``(1, N, E + 1)``."""
-        firsts = [int(torch.randint(min(self.size, length), ())) for length in entries.shape[2:]]
+    def _strided(self, *entries: Tensor) -> list[Tensor]:
+        """The same voxels of each ``(B, channels, H, W, D)`` -> ``(1, N, channels)``."""
+        firsts = [int(torch.randint(min(self.size, length), ())) for length in entries[0].shape[2:]]
         x, y, z = (slice(first, None, self.size) for first in firsts)
-        return entries[:, :, x, y, z].movedim(1, -1).flatten(0, -2)[None]
+        return [entry[:, :, x, y, z].movedim(1, -1).flatten(0, -2)[None] for entry in entries]
 
-    def _blocks(self, entries: Tensor) -> Tensor:
-        """``(B, E + 1, H, W, D)`` -> ``(blocks, N, E + 1)``; what is over at the ends of an axis takes no part."""
-        for axis in range(2, 5):
-            side = min(self.size, entries.shape[axis])
-            entries = entries.unfold(axis, side, side)
-        blocks = entries.movedim(1, -1).flatten(0, 3).flatten(1, 3)
-        return blocks[torch.randperm(len(blocks), device=blocks.device)[: self.num_blocks]]
+    def _blocks(self, *entries: Tensor) -> list[Tensor]:
+        """The same blocks of each ``(B, channels, H, W, D)`` -> ``(blocks, N, channels)``, without what is over."""
+        sides = [min(self.size, length) for length in entries[0].shape[2:]]
+        counts = [length // side for length, side in zip(entries[0].shape[2:], sides, strict=True)]
+        shape = (len(entries[0]), *counts)
+        chosen = torch.randperm(math.prod(shape), device=entries[0].device)[: self.num_blocks]
+        b, x, y, z = torch.unravel_index(chosen, shape)
+        drawn = []
+        for entry in entries:
+            for axis, side in enumerate(sides, 2):
+                entry = entry.unfold(axis, side, side)  # a view
+            drawn.append(entry[b, :, x, y, z].movedim(1, -1).flatten(1, 3))
+        return drawn

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from simcvd_bundle.losses.outputs import all_logits
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.precision import in_float32
 
 
@@ -33,9 +34,7 @@ class MutualConsistencyLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"MutualConsistencyLoss: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("MutualConsistencyLoss", "temperature", temperature)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

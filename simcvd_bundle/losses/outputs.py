@@ -10,8 +10,3 @@ from torch import Tensor
 def all_logits(pred: Mapping[str, Tensor]) -> list[Tensor]:
     """Logits ``(B, C + 1, H, W, D)`` of every output, the network's own first (``VNetOutput.extra_logits``)."""
     return [pred["logits"], *pred["extra_logits"].unbind(1)]
-
-
-def every_logits(pred: Mapping[str, Tensor]) -> list[Tensor]:
-    """As ``all_logits``, of networks that have no further output too."""
-    return all_logits(pred) if "extra_logits" in pred else [pred["logits"]]

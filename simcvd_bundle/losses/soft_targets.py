@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.precision import in_float32
 
 
@@ -24,9 +25,7 @@ class SoftTargetLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"SoftTargetLoss: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("SoftTargetLoss", "temperature", temperature)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

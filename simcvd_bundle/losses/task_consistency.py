@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.precision import in_float32
 
 
@@ -26,9 +27,7 @@ class TaskConsistencyLoss(nn.Module):
 
     def __init__(self, steepness: float = 1500.0) -> None:
         super().__init__()
-        if not steepness > 0:
-            raise ValueError(f"TaskConsistencyLoss: steepness must be positive, got {steepness}.")
-        self.steepness = steepness
+        self.steepness = positive("TaskConsistencyLoss", "steepness", steepness)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simcvd_bundle.losses.info_nce import info_nce
+from simcvd_bundle.utils.checks import positive
 from simcvd_bundle.utils.distributed import gather_rows
 from simcvd_bundle.utils.precision import in_float32
 
@@ -86,9 +87,7 @@ class VoxelToVolumeLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"VoxelToVolumeLoss: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("VoxelToVolumeLoss", "temperature", temperature)
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:

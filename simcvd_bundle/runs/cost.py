@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from simcvd_bundle.networks.extra import EXTRA
 from simcvd_bundle.runs.folder import COST
-from simcvd_bundle.runs.weights import plain_weights
 from simcvd_bundle.utils.atomic import write_json
-
-if sys.platform != "win32":
-    import resource
+from simcvd_bundle.utils.memory import peak_memory
 
 
 class CostHandler:
@@ -59,26 +55,14 @@ class CostHandler:
         if not self.seconds:
             return
         device = next(self.student.parameters()).device
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_of_process()
+        peak = peak_memory(device)
+        written = (p for name, p in self.student["network"].named_parameters() if not name.startswith(EXTRA))
         content: dict[str, Any] = {
             "seconds_per_iteration": median(self.seconds),
             "epochs": len(self.seconds),
             "peak_memory_mib": None if peak is None else peak / 2**20,
             "device": device.type,
             "trained_parameters": sum(p.numel() for p in self.student.parameters() if p.requires_grad),
-            "network_parameters": _count(self.student["network"]),
+            "network_parameters": sum(p.numel() for p in written),
         }
         write_json(self.path, content)
-
-
-def _count(network: nn.Module) -> int:
-    """Parameters of the network that the run writes: without those of further outputs."""
-    kept = plain_weights(network)
-    return sum(parameter.numel() for name, parameter in network.named_parameters() if name in kept)
-
-
-def _peak_of_process() -> int | None:
-    """Bytes; Linux counts in KiB, macOS in bytes, and Windows has no such count."""
-    if sys.platform == "win32":
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from simcvd_bundle.training.mixes import draw_box, two_unlabeled
+from simcvd_bundle.utils.checks import positive
 
 
 class CutMix:
@@ -26,9 +27,7 @@ class CutMix:
     """
 
     def __init__(self, alpha: float = 4.0) -> None:
-        if not alpha > 0:
-            raise ValueError(f"CutMix: alpha must be positive, got {alpha}.")
-        self.alpha = alpha
+        self.alpha = positive("CutMix", "alpha", alpha)
 
     def __call__(self, batch: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Mix.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from simcvd_bundle.training.mixes import two_unlabeled
+from simcvd_bundle.utils.checks import positive
 
 
 class Mixup:
@@ -26,9 +27,7 @@ class Mixup:
     """
 
     def __init__(self, alpha: float = 0.2) -> None:
-        if not alpha > 0:
-            raise ValueError(f"Mixup: alpha must be positive, got {alpha}.")
-        self.alpha = alpha
+        self.alpha = positive("Mixup", "alpha", alpha)
 
     def __call__(self, batch: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Mix.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simcvd_bundle.data.foreground import pieces_of
+from simcvd_bundle.utils.checks import positive
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ class Sharpen:
     """
 
     def __init__(self, temperature: float) -> None:
-        if not temperature > 0:
-            raise ValueError(f"Sharpen: temperature must be positive, got {temperature}.")
-        self.temperature = temperature
+        self.temperature = positive("Sharpen", "temperature", temperature)
 
     def __call__(self, probability: Tensor) -> Tensor:
         """Apply, see ``PseudoLabelOperator``."""

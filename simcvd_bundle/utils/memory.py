@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
+if sys.platform != "win32":
+    import resource
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's ``mallopt`` (malloc.h)."""
 TOP_PAD = 256 << 20
@@ -41,3 +46,20 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, TOP_PAD))
     return all(libc.mallopt(name, value) == 1 for name, value in settings)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Peak memory in bytes.
+
+    Args:
+        device: what is computed on.
+
+    Returns:
+        That of torch on the GPU, or else of this process; ``None`` on Windows, which has no such count.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
