@@ -194,7 +194,7 @@ def running_config() -> dict[str, Any]:
 
 FREE = (
     "bundle_root", "output_dir", "ckpt_dir", "cache_dir", "dataset_dir", "datalist", "train::dataset::data",
-    "resume", "pretrained", "device", "rank", "world_size", "backend", "join", "network", "projection_head",
+    "resume", "pretrained", "device", "rank", "world_size", "backend", "join", "leave", "network", "projection_head",
     "num_workers", "train::dataloader::pin_memory", "train::trainer::non_blocking",
     "iterations", "train::trainer::max_epochs",
     "log_interval", "checkpoint_interval", "val_interval", "validate", "validate_teacher", "inference_mode",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -63,6 +64,17 @@ def join(backend: str) -> None:
     finally:
         if job is not None:
             os.environ["SLURM_JOB_ID"] = job
+
+
+def leave() -> None:
+    """Be a process by itself again, as the last thing before its end.
+
+    gloo's threads drop the tensors of a collective after it has returned, for which they need the interpreter. One
+    that still waits for it when the interpreter ends aborts the process ("terminate called without an active
+    exception"), after all is done and written. So they get it for a moment.
+    """
+    time.sleep(0.2)
+    distributed.destroy_process_group()
 
 
 def from_rank_0(function: Callable[[], T]) -> T:
