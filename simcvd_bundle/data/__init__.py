@@ -5,6 +5,7 @@ from simcvd_bundle.data.cache import DiskCacheDataset
 from simcvd_bundle.data.cases import CheckedDataset, SkippedCases
 from simcvd_bundle.data.classes import ScanBatchSampler, class_weights, collate_scans, load_classes, scans_without_class
 from simcvd_bundle.data.datalists import common_folder, load_datalist
+from simcvd_bundle.data.halves import HalvesBatchSampler
 from simcvd_bundle.data.loader import Loader
 from simcvd_bundle.data.pairs import PairBatchSampler, collate_pairs
 from simcvd_bundle.data.phantoms import phantom_dataset
@@ -18,6 +19,7 @@ __all__ = [
     "ClassIndicesd",
     "DiskCacheDataset",
     "FileValuesd",
+    "HalvesBatchSampler",
     "LoadLabeld",
     "LoadScand",
     "Loader",

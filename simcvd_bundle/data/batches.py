@@ -100,11 +100,15 @@ class StreamBatchSampler(IterationSampler):
         if "labeled" in self.sizes and not labeled:
             raise ValueError("The training datalist has no labelled case: give at least one item a `label`.")
 
+    def pool(self, stream: str, iteration: int) -> list[int]:
+        """Cases that a stream draws from at an iteration (from 0)."""
+        return self.pools[stream]
+
     def batch(self, iteration: int) -> list[SampleIndex]:
         """Batch of one iteration (from 0) on this rank."""
         batch = []
         for number, stream in enumerate(STREAMS):  # a stream draws the same whatever the others do
-            size, pool = self.sizes.get(stream, 0), self.pools[stream]
+            size, pool = self.sizes.get(stream, 0), self.pool(stream, iteration)
             first = (iteration * self.world_size + self.rank) * size
             for position in range(first, first + size):
                 case = pool[in_turn(position, len(pool), self.seed, number)]

@@ -4,7 +4,7 @@ from simcvd_bundle.training.critic import CriticHandler
 from simcvd_bundle.training.cutmix import CutMix
 from simcvd_bundle.training.guards import FiniteLossHandler, GradientClippingHandler
 from simcvd_bundle.training.logs import LogsHandler, LossTermsHandler
-from simcvd_bundle.training.mixes import CopyPaste, LabeledCopyPaste
+from simcvd_bundle.training.mixes import CopyPaste, LabeledCopyPaste, Relabel
 from simcvd_bundle.training.mixup import Mixup
 from simcvd_bundle.training.panels import PanelsHandler
 from simcvd_bundle.training.pretraining import ContrastiveInferer, KeyQueue, KeyQueueHandler
@@ -12,7 +12,12 @@ from simcvd_bundle.training.pseudo_labels import ArgMax, ClassGuard, Confidence,
 from simcvd_bundle.training.schedules import RampUpHandler, sigmoid_rampup
 from simcvd_bundle.training.streams import RandomStreamsHandler
 from simcvd_bundle.training.student_teacher import StudentTeacherInferer
-from simcvd_bundle.training.teacher import AlternatingTeachersHandler, BatchNormStatisticsHandler, MeanTeacherHandler
+from simcvd_bundle.training.teacher import (
+    AlternatingTeachersHandler,
+    BatchNormStatisticsHandler,
+    MeanTeacherHandler,
+    StageTeacherHandler,
+)
 from simcvd_bundle.training.views import GaussianNoise, RandomIntensity
 
 __all__ = [
@@ -40,7 +45,9 @@ __all__ = [
     "RampUpHandler",
     "RandomIntensity",
     "RandomStreamsHandler",
+    "Relabel",
     "Sharpen",
+    "StageTeacherHandler",
     "StudentTeacherInferer",
     "sigmoid_rampup",
 ]

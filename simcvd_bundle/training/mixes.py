@@ -132,3 +132,29 @@ class LabeledCopyPaste(CopyPaste):
             "soft_label": torch.where(inside, soft_label[pairs : 2 * pairs], soft_label[:pairs]),
             "pseudo": inside,
         }
+
+
+class Relabel:
+    """Unlabelled patches as they are, with the teacher's pseudo-label as their target.
+
+    Source: Huo et al., CVPR 2021, arXiv:2006.13461 (ATSO).
+
+    Args:
+        pseudo_label: operators that make the teacher's probabilities the pseudo-label.
+    """
+
+    def __init__(self, pseudo_label: Sequence[PseudoLabelOperator] = ()) -> None:
+        self.operators = pseudo_label
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Label.
+
+        Args:
+            batch: see ``Mix``; ``image`` and ``teacher_logits`` of ``unlabeled``.
+
+        Returns:
+            As ``CopyPaste``; ``pseudo`` is true everywhere.
+        """
+        image = batch["unlabeled"]["image"]
+        pseudo_label, _ = make_pseudo_label(batch["unlabeled"]["teacher_logits"], self.operators)
+        return {"image": image, "soft_label": pseudo_label, "pseudo": torch.ones_like(image[:, :1], dtype=torch.bool)}

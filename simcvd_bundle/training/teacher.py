@@ -1,4 +1,4 @@
-"""The moving-average teacher, and batch-norm statistics over several processes."""
+"""The teachers that follow the student, and batch-norm statistics over several processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from simcvd_bundle.data.halves import check_stages
 
 
 class MeanTeacherHandler:
@@ -120,6 +122,41 @@ class AlternatingTeachersHandler:
             length = int(torch.randint(1, self.longest + 1, (), generator=self.generator))
             self.ends.append((self.ends[-1] if self.ends else 0) + length)
         return bisect_left(self.ends, iteration) % 2
+
+
+class StageTeacherHandler:
+    """The teacher of a stage is the student as it was when the stage began, and stays so until the next one.
+
+    Stages follow each other without end after iteration ``start``. The teacher predicts as a trained network does:
+    running statistics of its batch norms, no dropout.
+
+    Source: Huo et al., CVPR 2021, arXiv:2006.13461 (ATSO).
+
+    Args:
+        student: modules that are copied (not their DDP wrappers).
+        teacher: modules of the same form with storage of their own.
+        start: iterations before the first stage, in which no teacher is needed.
+        stage_length: iterations of a stage.
+
+    Raises:
+        ValueError: when ``start`` is negative or ``stage_length`` below 1.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, start: int, stage_length: int) -> None:
+        check_stages(start, stage_length)
+        self.student = student
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.start, self.stage_length = start, stage_length
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED | Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Copy the student when a stage begins; a resumed run has its teacher from the checkpoint."""
+        stages, passed = divmod(engine.state.iteration - self.start, self.stage_length)
+        if stages >= 0 and passed == 0:
+            self.teacher.load_state_dict(self.student.state_dict())
 
 
 class BatchNormStatisticsHandler:

@@ -25,6 +25,7 @@ TINY_PARTS: dict[str, dict[str, Any]] = {
     # a tiny patch has one voxel at the bottleneck, and no other class
     "method_self_ensembling_contrast.json": {"loss::terms::class_contrast::loss::negatives": "region"},
     "method_local_contrast.json": {"pretrain_iterations": 1, "loss::terms::local_contrast::loss::size": 4},
+    "method_atso.json": {"pretrain_iterations": 1, "stage_length": 1},
     "method_bcp.json": {"pretrain_iterations": 1},
     "method_copy_paste.json": {"pretrain_iterations": 1},
 }
@@ -125,6 +126,7 @@ PUBLISHED = {
     "ict": {"segmentation": 1, "interpolation_consistency": 0.1},
     "urpc": {"segmentation": 0.25, "pyramid_consistency": 0.1},
     "bcp": {"bcp": 1},
+    "atso": {"segmentation": 1, "relabeled": 1},
     "sassnet": {"segmentation": 1, "sdm_regression": 0.3, "adversarial": 0.01},
     "ad_mt": {"segmentation": 1, "pseudo_label": 2},
     "duo_segnet": {"segmentation": 1, "view_difference": 0.4, "adversarial": 0.2},
@@ -154,6 +156,21 @@ def test_bcp_goes_from_labelled_into_labelled_to_both_ways(run_bundle: Run) -> N
     assert streams == [{"labeled_mixed"}, {"labeled_mixed"}, {"mixed"}]
     defaults = run_bundle("train.json", "method_bcp.json", **{**SHORT, "iterations": 17, "run": []})
     assert defaults.parser.get_parsed_content("pretrain_iterations") == 2
+
+
+def test_the_teacher_of_a_stage_learned_from_the_other_half(run_bundle: Run) -> None:
+    """By default a quarter of the iterations on labels, then three stages of each half."""
+    workflow = run_bundle("train.json", "method_atso.json", **{**SHORT, "iterations": 16, "run": []})
+    sampler = workflow.parser.get_parsed_content("train::sampler")
+    teacher = workflow.parser.get_parsed_content("train::handlers::2")
+    stages = [frozenset(sampler.pool("unlabeled", iteration)) for iteration in range(16)]
+    assert [len(cases) for cases in stages[:4]] == [3] * 4
+    assert stages[4:] == [stages[4], stages[4], stages[6], stages[6]] * 3
+    assert not stages[4] & stages[6]
+    assert stages[4] | stages[6] == stages[0]
+    assert (teacher.start, teacher.stage_length) == (4, 2)
+    loss = workflow.parser.get_parsed_content("loss")
+    assert loss.times["relabeled"][0] == 4
 
 
 def test_a_network_that_teaches_stays_as_it_is(run_bundle: Run, tmp_path: Path) -> None:
