@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TERMS, Run
@@ -16,6 +17,7 @@ from monai.bundle import ConfigParser, verify_metadata
 from torch import nn
 
 import simcvd_bundle
+from simcvd_bundle.inference import KeepLargestd
 
 CONFIGS = ROOT / "configs"
 DATA, METHODS, ABLATIONS = (
@@ -178,3 +180,17 @@ def test_the_deployed_inferer_takes_half_networks(precision: torch.dtype) -> Non
         expected = network.float()(image).softmax(1)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6 if precision == torch.float32 else 1e-3)
+
+
+def test_the_deployed_masks_keep_the_largest_pieces_too() -> None:
+    """Of the classes that the config names, as ``KeepLargestd`` does; the rest of the mask stays."""
+    parser = ConfigParser({"imports": ["$import monai"], "one_piece_classes": [1, 3]})
+    parser["postprocessing"] = load("deploy.json")["postprocessing"]
+    random = np.random.RandomState(0)
+    coarse = torch.from_numpy(random.rand(1, 4, 6, 6, 6)).float()
+    pred = nn.functional.interpolate(coarse, scale_factor=3, mode="nearest")[0]
+    mask = parser.get_parsed_content("postprocessing")({"pred": pred})["pred"]
+    raw = pred.argmax(0, keepdim=True)
+    expected = KeepLargestd("pred", [1, 3])({"pred": raw})["pred"]
+    assert (expected != raw).any()
+    assert torch.equal(torch.as_tensor(mask).long(), expected)
