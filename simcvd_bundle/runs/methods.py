@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.utils import ensure_tuple, optional_import
+from monai.utils import ensure_tuple
 
 PACKAGE = "simcvd_bundle."
 NEEDED = {"loss", "stream", "weight"}
@@ -50,12 +51,21 @@ def check_method(config: Mapping[str, Any], configs: Path) -> None:
 
 
 def check_target(name: str, target: str) -> None:
-    """Raise ``ValueError`` when ``target``, the class of the id ``name``, is of our package and not there."""
+    """Raise ``ValueError`` when ``target``, the class of the id ``name``, is of our package and not there.
+
+    Also when it cannot be imported, as what it needs is not installed.
+    """
     module, _, part = target.rpartition(".")
-    if not target.startswith(PACKAGE) or optional_import(module, name=part)[1]:
+    if not target.startswith(PACKAGE):
         return
-    known = getattr(optional_import(module)[0], "__all__", ()) if optional_import(module)[1] else ()
-    raise ValueError(f"{name} is {target!r}, which there is not{_hint(part, known)}.")
+    try:
+        room = import_module(module)
+    except ImportError as error:
+        if error.name is None or not error.name.startswith(PACKAGE):
+            raise ValueError(f"{name} is {target!r}, which needs a package that is missing: {error}.") from error
+        room = None
+    if not hasattr(room, part):
+        raise ValueError(f"{name} is {target!r}, which there is not{_hint(part, getattr(room, '__all__', ()))}.")
 
 
 def check_combination(config: Mapping[str, Any], overlays: Mapping[str, Mapping[str, Any]]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from matplotlib.image import imsave
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.utils import eval_mode
 from monai.transforms import ResampleToMatch, rescale_array
 from monai.utils import convert_to_tensor
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -80,7 +80,7 @@ class PanelsHandler:
         self.writer.add_image(self.name, panel, engine.state.epoch)
         self.writer.flush()
         with atomically(self.output_dir / "latest" / "panel.png", durable=False) as unfinished:
-            imsave(unfinished, panel[0].numpy(), cmap="gray", vmin=0, vmax=1)
+            Image.fromarray((255 * panel[0]).round().byte().numpy()).save(unfinished, "png")
 
     def panel(self) -> Tensor:
         """The five tiles side by side, ``(1, W, 5 * H + 4)``, float32 in [0, 1]; x to the right, y down."""

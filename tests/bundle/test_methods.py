@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel as nib
 import pytest
@@ -14,6 +15,7 @@ from conftest import ROOT, Run
 from torch import Tensor
 
 from simcvd_bundle.networks import VNet
+from simcvd_bundle.runs.methods import check_target
 from simcvd_bundle.runs.weights import load_weights
 from simcvd_bundle.utils.errors import root_cause
 
@@ -226,6 +228,14 @@ def test_methods_that_exclude_each_other_say_so(run_bundle: Run, tmp_path: Path,
         run_bundle("train.json", *files(methods), **SHORT)
     assert message in str(root_cause(error.value))
     assert not (tmp_path / "cache").exists() or methods == "cps+urpc"
+
+
+def test_a_part_whose_room_cannot_be_imported_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MONAI Label's environment, which is not ours, it was called unknown."""
+    missing = ModuleNotFoundError("No module named 'edt'", name="edt")
+    monkeypatch.setattr("simcvd_bundle.runs.methods.import_module", Mock(side_effect=missing))
+    with pytest.raises(ValueError, match=r"data.A., which needs a package that is missing: No module named .edt"):
+        check_target("x", "simcvd_bundle.data.A")
 
 
 TERM, VIEW = "loss::terms::entropy", "train::views"
