@@ -189,7 +189,7 @@ def test_a_teacher_of_other_classes_than_the_student_is_refused(
 
 @pytest.mark.parametrize(
     ("hidden", "changes", "labeled"),
-    [((), {}, 24), (range(0, 24, 2), {"class_weights": None}, 0), ((), {"num_labeled": 6}, 6)],
+    [((), {}, 24), (range(0, 24, 2), {"class_weights": [1, 1, 1]}, 0), ((), {"num_labeled": 6}, 6)],
 )
 def test_all_classes_some_or_none_are_enough(
     run_bundle: Run, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture,
