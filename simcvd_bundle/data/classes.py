@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,15 @@ from simcvd_bundle.data.iterations import IterationSampler, SampleIndex, in_turn
 from simcvd_bundle.data.scans import find_images
 from simcvd_bundle.data.subjects import file_of, require_whole_subjects, scans_by_subject, subject_of
 
+logger = logging.getLogger(__name__)
+
+UNKNOWN = -100
+"""Class of a scan without one in a batch: the index that torch's cross-entropy ignores."""
+
 
 def load_classes(
     dataset_dir: str, section: str, classes: Sequence[str], datalist: str = "dataset.json",
-    num_labeled: int | None = None, optional: bool = False,
+    num_labeled: int | None = None, optional: bool = False, unlabeled: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Scans of a section of a datalist with the class of each.
 
@@ -31,6 +37,9 @@ def load_classes(
         datalist: file name inside ``dataset_dir`` or an absolute path.
         num_labeled: keep the first n items only; ``None`` keeps all.
         optional: a missing section is empty instead of an error.
+        unlabeled: for distillation: scans without a class, and those with one that ``num_labeled`` leaves out, follow
+            as items without ``class``, instead of being an error and dropped. ``num_labeled`` counts scans with a class
+            then. One class or none is enough, as the teacher tells them apart.
 
     Returns:
         Items with ``image``, ``subject``, ``class`` (index) and ``number`` (place in this list).
@@ -38,19 +47,22 @@ def load_classes(
     Raises:
         FileNotFoundError: when a file is missing, see ``load_datalist``.
         ValueError: when the datalist cannot be used, ``classes`` are fewer than two or repeated, a scan has no class or
-            an unknown one, a subject has two, or training has one class only.
+            an unknown one, a subject has two, ``num_labeled`` is out of range or parts a subject, or training has one
+            class only.
     """
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"classes must be two or more different names, got {list(classes)}.")
     items = load_datalist(dataset_dir, "images" if section == "training" else section, datalist, optional=optional)
     where = f"section {section!r} of {datalist} in {dataset_dir}"
+    known = [item for item in items if item.get("class") is not None] if unlabeled else items
     if num_labeled is not None:
-        if type(num_labeled) is not int or not 1 <= num_labeled <= len(items):
-            raise ValueError(f"num_labeled is {num_labeled}, but {where} has {len(items)} cases: choose 1 to that.")
-        require_whole_subjects(items[:num_labeled], items[num_labeled:])
-        items = items[:num_labeled]
-    found = []
-    for number, item in enumerate(items):
+        if type(num_labeled) is not int or not 1 <= num_labeled <= len(known):
+            kind = "cases with a `class`" if unlabeled else "cases"
+            raise ValueError(f"num_labeled is {num_labeled}, but {where} has {len(known)} {kind}: choose 1 to that.")
+        require_whole_subjects(known[:num_labeled], known[num_labeled:])
+        known = known[:num_labeled]
+    found: list[dict[str, Any]] = []
+    for number, item in enumerate(known):
         name = item.get("class")
         if name is None:
             raise ValueError(f"{file_of(item)} in {where} has no `class`: give it one of {', '.join(classes)}.")
@@ -66,7 +78,15 @@ def load_classes(
         names = sorted({classes[found[scan]["class"]] for scan in scans})
         if len(names) > 1:
             raise ValueError(f"Subject {who!r} in {where} is of the classes {' and '.join(names)}: give it one.")
-    if section == "training" and len({item["class"] for item in found}) < 2:
+    if unlabeled:
+        kept = {id(item) for item in known}
+        others = [item for item in items if id(item) not in kept]
+        logger.info("labeled scans=%d, unlabeled scans=%d", len(known), len(others))
+        if not others:
+            logger.info("No unlabeled scan: the labeled ones alone feed the unsupervised terms.")
+        for number, item in enumerate(others, len(found)):
+            found.append({"image": item["image"], "subject": subject_of(item), "number": number})
+    elif section == "training" and len({item["class"] for item in found}) < 2:
         raise ValueError(f"All {len(found)} cases in {where} are {classes[found[0]['class']]}: nothing to tell apart.")
     return found
 
@@ -81,7 +101,7 @@ def class_weights(items: Sequence[Mapping[str, Any]], classes: Sequence[str], we
     """Weight of each class in the loss.
 
     Args:
-        items: the training items, see ``load_classes``.
+        items: the training items, see ``load_classes``; those without a class do not count.
         classes: names of the classes.
         weights: ``"balanced"``, inversely proportional to the number of items with mean 1 over the items; ``None``, 1
             each; or one number for each class.
@@ -92,13 +112,13 @@ def class_weights(items: Sequence[Mapping[str, Any]], classes: Sequence[str], we
     if weights is None:
         return [1.0] * len(classes)
     if weights == "balanced":
-        count = Counter(item["class"] for item in items)
+        count = Counter(item["class"] for item in items if "class" in item)
         missing = [name for index, name in enumerate(classes) if not count[index]]
         if missing:
             raise ValueError(
                 f"No training case is of class {missing[0]!r}: add cases, take it out of classes, or set class_weights."
             )
-        return [len(items) / (len(classes) * count[index]) for index in range(len(classes))]
+        return [count.total() / (len(classes) * count[index]) for index in range(len(classes))]
     numbers = isinstance(weights, list | tuple) and all(isinstance(w, int | float) and w >= 0 for w in weights)
     if not numbers or len(weights) != len(classes) or not sum(weights) > 0:
         raise ValueError(
@@ -150,10 +170,13 @@ def collate_scans(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Ten
         items: ``image`` ``(channels, H, W, D)`` of one shape, ``number`` and, where it is known, ``class``.
 
     Returns:
-        Plain tensors in ``["scans"]``: ``image`` ``(B, channels, H, W, D)``, ``number`` and ``class`` ``(B,)``.
+        Plain tensors in ``["scans"]``: ``image`` ``(B, channels, H, W, D)``, ``number`` and ``class`` ``(B,)``, int64,
+        the class ``UNKNOWN`` where an item has none.
     """
-    batch = {"image": torch.stack([convert_to_tensor(item["image"], track_meta=False) for item in items])}
-    for key in ("number", "class"):
-        if all(key in item for item in items):
-            batch[key] = torch.tensor([int(item[key]) for item in items])
-    return {"scans": batch}
+    return {
+        "scans": {
+            "image": torch.stack([convert_to_tensor(item["image"], track_meta=False) for item in items]),
+            "number": torch.tensor([item["number"] for item in items]),
+            "class": torch.tensor([item.get("class", UNKNOWN) for item in items]),
+        }
+    }

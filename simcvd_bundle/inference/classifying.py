@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from monai.inferers import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from simcvd_bundle.utils.precision import autocast, known_precision
 
 
 class ScanInferer(Inferer):
-    """Logits of a batch of whole scans, in training and evaluation.
+    """Logits of a batch of whole scans, in training and evaluation; in distillation also those of a teacher.
 
     Args:
-        precision: one of ``PRECISIONS`` or ``"auto"``.
+        precision: one of ``PRECISIONS`` or ``"auto"``, for both networks.
+        teacher: ``network``, which sees the same scans without gradient (``frozen_teacher``); ``None`` for none.
 
     Raises:
         ValueError: for an unknown ``precision``.
     """
 
-    def __init__(self, precision: str = "auto") -> None:
+    def __init__(self, precision: str = "auto", teacher: nn.ModuleDict | None = None) -> None:
         super().__init__()
+        self.teacher = teacher
         self.precision = known_precision(precision)
 
     def __call__(  # type: ignore[override]
@@ -37,8 +40,12 @@ class ScanInferer(Inferer):
             **kwargs: not used.
 
         Returns:
-            ``scans`` with ``logits`` ``(B, C)``.
+            ``scans`` with ``logits`` ``(B, C)`` and, with a teacher, ``teacher_logits``, the same shape.
         """
         images = inputs["scans"]["image"]
         with autocast(images, self.precision):
-            return {"scans": {"logits": network(images)}}
+            pred = {"logits": network(images)}
+            if self.teacher is not None:
+                with torch.no_grad():
+                    pred["teacher_logits"] = self.teacher["network"](images)
+        return {"scans": pred}

@@ -14,6 +14,8 @@ from simcvd_bundle.utils.precision import in_float32
 class ClassificationLoss(nn.Module):
     """Cross-entropy of one class for each scan, weighted by class: ``sum_i w_i l_i / sum_i w_i``.
 
+    The sums run over the scans of known class.
+
     Args:
         weights: weight of each class.
     """
@@ -30,9 +32,12 @@ class ClassificationLoss(nn.Module):
 
         Args:
             pred: ``logits`` ``(B, C)``.
-            target: ``class`` ``(B,)``, indices.
+            target: ``class`` ``(B,)``, int64: indices, -100 where the class is not known.
 
         Returns:
-            Scalar, float32.
+            Scalar, float32; 0 where no scan has a class, or none one of a weight.
         """
-        return F.cross_entropy(pred["logits"], target["class"], self.weights.to(pred["logits"].device))
+        classes, weights = target["class"], self.weights.to(pred["logits"].device)
+        total = F.cross_entropy(pred["logits"], classes, weights, reduction="sum")
+        weight = (weights[classes.clamp(min=0)] * (classes >= 0)).sum()
+        return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)

@@ -11,10 +11,12 @@ from simcvd_bundle.utils.precision import in_float32
 
 
 class SoftTargetLoss(nn.Module):
-    """Mean over voxels of ``-sum_c q_c log p_c``, q of the teacher, p of the student, softmaxes at temperature T.
+    """Mean of ``-sum_c q_c log p_c``, q of the teacher, p of the student, softmaxes at temperature T.
 
-    Source: Chen et al., NeurIPS 2020, arXiv:2006.10029, equation (2), which sums over images; the mean over voxels is
-    ours, as for the other terms.
+    The mean is over voxels where each has its logits (segmentation), over scans where each scan has (classification).
+
+    Source: Chen et al., NeurIPS 2020, arXiv:2006.10029, equation (2), which sums over images; the mean is ours, as for
+    the other terms.
 
     Args:
         temperature: T.
@@ -29,14 +31,24 @@ class SoftTargetLoss(nn.Module):
 
     @in_float32
     def forward(self, pred: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
-        """Loss of unlabelled patches.
+        """Loss of patches or scans, labelled or not.
 
         Args:
-            pred: ``logits`` ``(B, C + 1, H, W, D)`` and ``teacher_logits``, the same shape, detached here.
+            pred: ``logits`` ``(B, C, ...)``, such as ``(B, C + 1, H, W, D)`` of patches and ``(B, C)`` of scans, and
+                ``teacher_logits``, the same shape, detached here.
             target: not read.
 
         Returns:
             Scalar, float32; at least the entropy of the teacher's predictions.
+
+        Raises:
+            ValueError: when the shapes differ.
         """
+        shapes = [list(pred[name].shape) for name in ("logits", "teacher_logits")]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"SoftTargetLoss: the logits of the student are {shapes[0]}, those of the teacher {shapes[1]}: "
+                "teacher_def needs the classes of network_def."
+            )
         q = (pred["teacher_logits"].detach() / self.temperature).softmax(1)
         return -(q * (pred["logits"] / self.temperature).log_softmax(1)).sum(1).mean()

@@ -204,7 +204,7 @@ FREE = (
     "lifecycle", "evaluators", "tracked", "checkpoint", "check",
     *sorted(MONAI_IDS),
 )  # fmt: skip
-"""Ids that say where and how long a run works and what it reports. The training cases are compared by name."""
+"""Ids that say where and how long a run works and what it reports. Training cases are compared by name and class."""
 
 
 class RunSettings:
@@ -216,8 +216,10 @@ class RunSettings:
 
     def __init__(self, cases: Sequence[Mapping[str, Any]]) -> None:
         self.settings = leaves(running_config(), FREE)
-        names = [(Path(str(case.get("image"))).name, case.get("label") is not None) for case in cases]
-        labeled = sum(known for _, known in names)
+        names = [
+            (Path(str(case.get("image"))).name, case.get("label") is not None, case.get("class")) for case in cases
+        ]
+        labeled = sum(known for _, known, _ in names)
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
         self.settings["training cases"] = f"{len(names)}, {labeled} of them labeled (names {digest})"
 

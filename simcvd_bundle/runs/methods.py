@@ -30,7 +30,7 @@ def check_method(config: Mapping[str, Any], configs: Path) -> None:
     for name, target in _targets(config):
         check_target(name, target)
     if "streams" not in config["train"]:
-        return  # pretrain.json and classify.json have one term on a stream of their own, and take no method
+        return  # pretrain.json and classify.json have a stream of their own, and take no method
     terms = config.get("loss", {}).get("terms", {})
     streams = {**config["train"]["streams"], **(config["train"]["inferer"].get("mixes") or {})}
     for name, term in terms.items():

@@ -61,7 +61,7 @@ def frozen_teacher(network: nn.Module, weights: str | None) -> nn.ModuleDict:
         weights: its file, see `load_weights`.
 
     Returns:
-        ``network``, as ``StudentTeacherInferer`` calls it.
+        ``network``, as ``StudentTeacherInferer`` and ``ScanInferer`` call it.
 
     Raises:
         FileNotFoundError: when there is no file.
@@ -69,7 +69,7 @@ def frozen_teacher(network: nn.Module, weights: str | None) -> nn.ModuleDict:
     """
     if weights is None:
         raise ValueError(
-            "teacher_weights is not set: give the trained network that teaches, --teacher_weights runs/train/model.pt."
+            "teacher_weights is not set: give the trained network that teaches, --teacher_weights RUN/model.pt."
         )
     load_weights(network, weights)
     return nn.ModuleDict({"network": network.requires_grad_(False).eval()})
@@ -101,7 +101,8 @@ def _load(network: nn.Module, path: str) -> None:
         copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"The weights {path} do not fit the network: check network_def and class_names. {error}"
+            f"The weights {path} do not fit the network: check network_def, of a teacher teacher_def, and the classes. "
+            f"{error}"
         ) from error
     network.load_state_dict(state)
     logger.info("Loaded weights %s", path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from simcvd_bundle.data.classes import (
+    UNKNOWN,
     ScanBatchSampler,
     class_weights,
     collate_scans,
@@ -61,6 +62,38 @@ def test_bad_classes_are_named(
         load_classes(write(tmp_path, items), "training", **{"classes": CLASSES, **settings})
 
 
+@pytest.mark.parametrize(
+    ("num_labeled", "known", "others"),
+    [(None, ["a1", "a2", "b1", "c1"], ["d1", "e1"]), (2, ["a1", "a2"], ["d1", "b1", "c1", "e1"])],
+)
+def test_scans_without_a_class_follow_where_they_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_labeled: int | None, known: list[str], others: list[str]
+) -> None:
+    """Those whose class is hidden too, of any name; the number is the place."""
+    items: list[tuple[str, Any, Any]] = [*ITEMS[:2], ("d1", "d", None), *ITEMS[2:], ("e1", "e", None)]
+    with caplog.at_level("INFO"):
+        found = load_classes(write(tmp_path, items), "training", CLASSES, num_labeled=num_labeled, unlabeled=True)
+    names = {kind: [Path(i["image"]).name[:2] for i in found if ("class" in i) == kind] for kind in (True, False)}
+    assert names == {True: known, False: others}
+    assert [item["number"] for item in found] == list(range(6))
+    assert f"labeled scans={len(known)}, unlabeled scans={len(others)}" in caplog.text
+
+
+def test_without_a_scan_of_unknown_class_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert load_classes(write(tmp_path, ITEMS), "training", CLASSES, unlabeled=True) == load_classes(
+            str(tmp_path), "training", CLASSES
+        )
+    assert "No unlabeled scan: the labeled ones alone" in caplog.text
+
+
+def test_no_class_at_all_is_enough_for_a_teacher(tmp_path: Path) -> None:
+    items = load_classes(write(tmp_path, [(*item[:2], None) for item in ITEMS]), "training", CLASSES, unlabeled=True)
+    assert [set(item) for item in items] == [{"image", "subject", "number"}] * 4
+    with pytest.raises(ValueError, match=r"num_labeled is 1, but .* has 0 cases with a `class`"):
+        load_classes(str(tmp_path), "training", CLASSES, num_labeled=1, unlabeled=True)
+
+
 def test_one_class_is_enough_for_a_test(tmp_path: Path) -> None:
     assert len(load_classes(write(tmp_path, ITEMS[:2], "test"), "test", CLASSES)) == 2
 
@@ -70,9 +103,10 @@ def test_scans_of_a_folder_have_no_class(tmp_path: Path) -> None:
     items = scans_without_class(str(tmp_path))
     assert [item["number"] for item in items] == [0, 1, 2, 3]
     assert not any("class" in item for item in items)
-    assert collate_scans([{"image": torch.zeros(1, 2, 2, 2), **item} for item in ({"number": 0}, {"number": 3})])[
-        "scans"
-    ]["number"].tolist() == [0, 3]
+    scans = [{"image": torch.zeros(1, 2, 2, 2), **item} for item in ({"number": 0}, {"number": 3, "class": 1})]
+    batch = collate_scans(scans)["scans"]
+    assert batch["image"].shape == (2, 1, 2, 2, 2)
+    assert (batch["number"].tolist(), batch["class"].tolist()) == ([0, 3], [UNKNOWN, 1])
 
 
 def test_weights_of_classes() -> None:
@@ -81,6 +115,7 @@ def test_weights_of_classes() -> None:
     weights = class_weights(items, CLASSES)
     assert weights == pytest.approx([4 / 6, 2.0])
     assert sum(weights[item["class"]] for item in items) == pytest.approx(4)
+    assert class_weights([*items, {"image": "unknown"}], CLASSES) == weights
     assert class_weights(items, CLASSES, None) == [1, 1]
     assert class_weights(items, CLASSES, [1, 3]) == [1, 3]
     with pytest.raises(ValueError, match="No training case is of class 'third'"):

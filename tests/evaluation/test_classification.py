@@ -82,6 +82,20 @@ def test_the_loss_weighs_classes() -> None:
     torch.testing.assert_close(ClassificationLoss(weights)({"logits": logits}, {"class": target}), naive)
 
 
+def test_the_loss_passes_over_scans_of_unknown_class() -> None:
+    """They change neither value nor gradient; without any other, and with weights of 0 alone, the loss is 0."""
+    loss = ClassificationLoss([1.0, 3.0])
+    logits = torch.tensor([[1.0, 0.0], [9.0, -9.0], [0.0, 3.0]], requires_grad=True)
+    value = loss({"logits": logits}, {"class": torch.tensor([0, -100, 1])})
+    torch.testing.assert_close(value, loss({"logits": logits[[0, 2]]}, {"class": torch.tensor([0, 1])}))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert (gradient.abs().sum(1) > 0).tolist() == [True, False, True]
+    for silent, classes in ((loss, [-100] * 3), (ClassificationLoss([0.0, 1.0]), [0, 0, -100])):
+        value = silent({"logits": logits}, {"class": torch.tensor(classes)})
+        assert float(value) == 0
+        assert not torch.autograd.grad(value, logits)[0].any()
+
+
 def report(folder: Path, items: list[dict[str, Any]], logits: list[list[float]]) -> dict[str, Any]:
     handler = ClassificationReport(str(folder), items, ["x", "y"], {"section": "test"})
     for number, row in enumerate(logits):

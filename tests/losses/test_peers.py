@@ -206,6 +206,17 @@ def test_soft_targets_of_a_temperature_are_those_of_divided_logits() -> None:
         SoftTargetLoss(0)
 
 
+def test_soft_targets_of_whole_scans_are_the_mean_over_scans() -> None:
+    """Equation (2) as a loop over scans and classes; a teacher of other classes is an error, also of one alone."""
+    student, teacher = random(3, CLASSES, seed=0), random(3, CLASSES, seed=1)
+    rows = zip(teacher.softmax(1).tolist(), student.softmax(1).tolist(), strict=True)
+    naive = mean([-sum(q * math.log(p) for q, p in zip(*row, strict=True)) for row in rows])
+    assert float(SoftTargetLoss()({"logits": student, "teacher_logits": teacher}, {})) == pytest.approx(naive, rel=1e-5)
+    for width in (1, CLASSES + 1):
+        with pytest.raises(ValueError, match=rf"student are \[3, {CLASSES}\], those of the teacher \[3, {width}\]"):
+            SoftTargetLoss()({"logits": student, "teacher_logits": torch.zeros(3, width)}, {})
+
+
 def test_entropy_lies_between_certain_and_undecided() -> None:
     undecided = torch.zeros(1, CLASSES, 2, 2, 2)
     assert float(EntropyLoss()({"logits": undecided}, {})) == pytest.approx(1)
