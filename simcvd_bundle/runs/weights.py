@@ -101,8 +101,8 @@ def _load(network: nn.Module, path: str) -> None:
         copy.deepcopy(network).load_state_dict(state)  # load_state_dict fills what fits before it raises
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"The weights {path} do not fit the network: check network_def, of a teacher teacher_def, and the classes. "
-            f"{error}"
+            f"The weights {path} do not fit the network: check network_def (of a teacher: teacher_def) and class_names "
+            f"(of a classifier: classes). {error}"
         ) from error
     network.load_state_dict(state)
     logger.info("Loaded weights %s", path)

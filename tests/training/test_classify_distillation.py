@@ -161,7 +161,7 @@ def test_the_loss_of_a_batch_is_that_of_a_loop_and_its_gradient_the_students() -
         (FILES, {"teacher_weights": "nowhere.pt"}, r"No weights nowhere\.pt"),
         (
             FILES, {"classes": [*CLASSES, "other"], "class_weights": None},
-            r"teacher\.pt do not fit .* teacher_def, and the classes\. .*\s*size mismatch for head\.3\.weight",
+            r"teacher\.pt do not fit .* teacher_def\) .* classes\)\. .*\s*size mismatch for head\.3\.weight",
         ),
         (FILES, {"teacher_def::in_channels": 2}, r"teacher\.pt do not fit .* teacher_def.*\s*.*encoder\.0\.0"),
         (FILES, {"num_labeled": 13}, r"num_labeled is 13, but .* has 12 cases with a `class`"),
