@@ -132,9 +132,11 @@ def damaged(storage: Storage) -> int:
         assert "checkpoint_3.pt cannot be read" in storage.continues(name, folder)
     for name, damage in damages.items():
         folder = storage.begun(name)
-        for path in (folder / "run" / "checkpoints").glob("*.pt"):
+        files = list((folder / "run" / "checkpoints").glob("*.pt"))  # three, if killed before the oldest was removed
+        for path in files:
             damage(path)
-        storage.refused(f"all {name}", folder, "None of the 2 checkpoints can be read leave resume out", resume=True)
+        wanted = f"None of the {len(files)} checkpoints can be read leave resume out"
+        storage.refused(f"all {name}", folder, wanted, resume=True)
     contents: dict[str, Any] = {"a list": [torch.ones(1)], "weights only": {"weight": torch.ones(2)}}
     for name, content in contents.items():
         folder = storage.begun(name)
