@@ -1,7 +1,8 @@
-"""Stand-ins for networks: one that remembers what it saw, and an inferer that needs none."""
+"""Stand-ins for networks, inferers and engines, and what is looked up in a checkpoint."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -42,3 +43,17 @@ class AboveMean:
     def __call__(self, inputs: Tensor, network: Any) -> Tensor:
         mean = inputs.mean(1, keepdim=True)
         return torch.cat([-mean, mean, -mean][: 3 if self.with_sdm else 2], 1)
+
+
+def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
+    """Tensors of nested dicts, by path."""
+    if isinstance(content, Tensor):
+        return {name: content}
+    if isinstance(content, dict):
+        return {key: t for part, value in content.items() for key, t in tensors(value, f"{name}.{part}").items()}
+    return {}
+
+
+def engine_at(iteration: int) -> Any:
+    """What a handler reads of an engine that has come to an iteration."""
+    return SimpleNamespace(state=SimpleNamespace(iteration=iteration))

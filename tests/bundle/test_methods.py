@@ -12,7 +12,7 @@ import nibabel as nib
 import pytest
 import torch
 from conftest import ROOT, Run
-from torch import Tensor
+from probes import tensors
 
 from simcvd_bundle.networks import VNet
 from simcvd_bundle.runs.methods import check_target
@@ -42,15 +42,6 @@ def _teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         TINY_PARTS, "method_distillation.json", {"teacher_weights": str(weights), "teacher_def::base_channels": 4}
     )
-
-
-def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
-    """Tensors of nested dicts, by path."""
-    if isinstance(content, Tensor):
-        return {name: content}
-    if isinstance(content, dict):
-        return {key: t for part, value in content.items() for key, t in tensors(value, f"{name}.{part}").items()}
-    return {}
 
 
 @pytest.mark.parametrize("method", METHODS)

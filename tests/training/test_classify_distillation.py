@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, Run
+from probes import tensors
 from torch import Tensor, nn
 
 from simcvd_bundle.inference import ScanInferer
@@ -52,13 +53,6 @@ def message(run_bundle: Run, *files: str, **settings: Any) -> str:
     with pytest.raises(Exception) as error:  # noqa: PT011
         run_bundle(*files, **settings)
     return str(root_cause(error.value))
-
-
-def tensors(content: Any, name: str = "") -> dict[str, Tensor]:
-    if isinstance(content, Tensor):
-        return {name: content}
-    entries = content.items() if isinstance(content, dict) else ()
-    return {key: tensor for part, value in entries for key, tensor in tensors(value, f"{name}.{part}").items()}
 
 
 def test_the_student_learns_and_is_evaluated_without_the_teacher(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from probes import engine_at
 from torch import Tensor, nn
 
 from simcvd_bundle.losses import PseudoLabelLoss
@@ -118,12 +118,8 @@ def test_the_surer_teacher_counts_more() -> None:
 def handler(student: nn.ModuleDict, teacher: nn.ModuleDict, **settings: Any) -> AlternatingTeachersHandler:
     made = AlternatingTeachersHandler(student, teacher, **settings)
     for member in made.teachers:
-        member.start(engine(0))
+        member.start(engine_at(0))
     return made
-
-
-def engine(iteration: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(iteration=iteration))
 
 
 def test_teachers_are_moved_in_turn_and_the_turns_do_not_depend_on_the_start() -> None:
@@ -136,7 +132,7 @@ def test_teachers_are_moved_in_turn_and_the_turns_do_not_depend_on_the_start() -
             for parameter in student.parameters():
                 parameter.add_(1)
         before = [next(member.parameters()).clone() for member in teacher["network"].members]
-        made(engine(iteration))
+        made(engine_at(iteration))
         after = [next(member.parameters()) for member in teacher["network"].members]
         moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
         assert sum(moved) == 1
@@ -155,7 +151,7 @@ def test_until_a_teacher_is_needed_both_are_the_student() -> None:
     made = handler(student, teacher, start=2)
     for parameter in student.parameters():
         parameter.data.add_(1)
-    made(engine(2))
+    made(engine_at(2))
     for member in teacher["network"].members:
         assert all(torch.equal(a, b) for a, b in zip(member.parameters(), student.parameters(), strict=True))
     with pytest.raises(ValueError, match="longest must be at least 1, got 0"):

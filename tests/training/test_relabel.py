@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
+from probes import engine_at
 from torch import Tensor, nn
 
 from simcvd_bundle.losses import RegionSegmentationLoss, SegmentationLoss
@@ -21,17 +19,13 @@ def test_a_stage_keeps_the_student_of_its_beginning() -> None:
     for iteration in range(10):
         for tensor in student.state_dict().values():
             tensor.fill_(iteration)
-        handler(engine(iteration))
+        handler(engine_at(iteration))
         held.append(float(next(teacher.parameters())))
         assert held[-1] in (1.0, float(teacher[0].running_mean))  # type: ignore[arg-type]
         assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert held == [1, 1, 2, 2, 2, 5, 5, 5, 8, 8]
     with pytest.raises(ValueError, match="start of at least 0 and a stage_length of at least 1, got 0 and 0"):
         StageTeacherHandler(student, teacher, start=0, stage_length=0)
-
-
-def engine(iteration: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(iteration=iteration))
 
 
 def batch() -> dict[str, dict[str, Tensor]]:
