@@ -148,12 +148,13 @@ class VNet(nn.Module):
             raise ValueError(f"VNet expects an image of shape (B, {self.in_channels}, H, W, D), got {list(x.shape)}.")
         features, skips = self.encode(x)
         levels = self.decode_levels(features, skips)
-        decoded = cropped(self.dropout(levels[-1]), x)
-        logits: Tensor = self.segmentation(decoded)
+        decoded = self.dropout(levels[-1])
+        logits: Tensor = cropped(self.segmentation(decoded), x)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             if return_all:
                 extra, embedding = self.extra_logits(x, features, skips, levels), self.embedding(x, levels)
-                return VNetOutput(logits, torch.tanh(self.sdm(decoded)), features, extra, embedding)  # type: ignore[return-value]
+                sdm = torch.tanh(cropped(self.sdm(decoded), x))
+                return VNetOutput(logits, sdm, features, extra, embedding)  # type: ignore[return-value]
         return logits
 
     @torch.jit.unused
@@ -201,7 +202,9 @@ class VNet(nn.Module):
 def cropped(padded: Tensor, x: Tensor) -> Tensor:
     """Output of the padded image, cut to where ``x`` was in it."""
     for axis in range(2, 5):
-        padded = padded.narrow(axis, (padded.shape[axis] - x.shape[axis]) // 2, x.shape[axis])
+        surplus = padded.shape[axis] - x.shape[axis]
+        if surplus > 0:  # a cut of nothing is no free one: its gradient is a copy, in another layout
+            padded = padded.narrow(axis, surplus // 2, x.shape[axis])
     return padded
 
 
