@@ -8,6 +8,8 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY
@@ -97,6 +99,19 @@ def test_label_rounds(tmp_path: Path) -> None:
     assert [len(rounds) for arm in figures.values() for rounds in arm] == [3, 3, 3]
     assert all(0 <= dice <= 1 for arm in figures.values() for rounds in arm for dice in rounds)
     assert figures["pool, random"][0][0] == figures["pool, disagreement"][0][0]
+
+
+def test_the_ct_phantoms_have_a_small_object_and_its_likes(tmp_path: Path) -> None:
+    command = [str(ROOT / "benchmarks" / "ct_phantoms.py"), "--output_dir", "ct", "--scans", "1"]
+    code, output = run_python(command, tmp_path / "log.txt", tmp_path)
+    assert code == 0, output
+    image, label = (nib.load(tmp_path / "ct" / part / "scan_00.nii.gz") for part in ("images", "labels"))
+    voxels, lesion = np.asarray(image.dataobj), np.asarray(label.dataobj) > 0
+    assert voxels.shape == lesion.shape == (200, 200, 150)
+    assert voxels.dtype == np.int16
+    assert 5e-4 < lesion.mean() < 2e-3
+    assert np.median(voxels[lesion]) == pytest.approx(55, abs=6)  # blurred
+    assert voxels.min() < -500  # init takes it for a CT
 
 
 def test_the_checks_of_a_gpu_skip_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
