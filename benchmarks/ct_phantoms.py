@@ -26,9 +26,7 @@ NOISE = 12.0
 def ellipsoid(centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
     """Mask of ``SHAPE``; an infinite radius makes a cylinder."""
     grids = np.ogrid[tuple(map(slice, SHAPE))]
-    total = sum(((grid - c) / r) ** 2 for grid, c, r in zip(grids, centre, radii, strict=True))
-    inside: np.ndarray = np.broadcast_to(np.asarray(total) < 1, SHAPE)
-    return inside
+    return np.asarray(sum(((grid - c) / r) ** 2 for grid, c, r in zip(grids, centre, radii, strict=True))) < 1
 
 
 def phantom(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

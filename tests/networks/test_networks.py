@@ -160,7 +160,7 @@ def test_deep_copy_shares_no_storage_and_keeps_the_memory_layout() -> None:
 
 @pytest.mark.parametrize(("size", "cuts"), [(16, 0), (18, 1)])
 def test_outputs_are_cut_last_and_only_where_the_input_was_padded(size: int, cuts: int) -> None:
-    """The gradient of a cut is contiguous: a batch norm of channels-last features behind it takes 18 times as long."""
+    """The gradient of a cut is a contiguous copy, which slows the channels-last layers behind it."""
     output = small()(random(2, 1, 16, 16, size), return_all=True)
     for part in (output.logits, output.sdm):
         node, names = part.grad_fn, []
