@@ -29,10 +29,12 @@ def check_method(config: Mapping[str, Any], configs: Path) -> None:
     """
     for name, target in _targets(config):
         check_target(name, target)
-    if "streams" not in config["train"]:
-        return  # pretrain.json and classify.json have a stream of their own, and take no method
     terms = config.get("loss", {}).get("terms", {})
-    streams = {**config["train"]["streams"], **(config["train"]["inferer"].get("mixes") or {})}
+    if "streams" in config["train"]:
+        streams = {**config["train"]["streams"], **(config["train"]["inferer"].get("mixes") or {})}
+    else:  # pretrain.json and classify.json have one stream of their own, and take no method
+        own = "pretrain.json" if "pretraining" in config else "classify.json"
+        streams = {term["stream"]: None for term in json.loads((configs / own).read_text())["loss"]["terms"].values()}
     for name, term in terms.items():
         if not isinstance(term, Mapping) or not NEEDED <= term.keys():
             whole = [other for other, entry in terms.items() if isinstance(entry, Mapping) and NEEDED <= entry.keys()]
@@ -47,7 +49,8 @@ def check_method(config: Mapping[str, Any], configs: Path) -> None:
                     f"The term {name} reads the stream {stream!r}, of which a batch has no patch: set the weight of "
                     f"the term to 0, or {stream}_batch_size to at least 1."
                 )
-    check_combination(config, {path.stem: json.loads(path.read_text()) for path in configs.glob("method_*.json")})
+    if "streams" in config["train"]:
+        check_combination(config, {path.stem: json.loads(path.read_text()) for path in configs.glob("method_*.json")})
 
 
 def check_target(name: str, target: str) -> None:

@@ -25,48 +25,53 @@ def known_precision(precision: str) -> str:
     return precision
 
 
-@cache
-def automatic_precision(device: str) -> str:
-    """What ``"auto"`` is on a device: bfloat16 where it is computed natively, else float32; the log says why.
+def native_bfloat16(device: str) -> tuple[bool, str]:
+    """Whether a type of device computes bfloat16 itself, and why one knows, for the log.
 
     Args:
         device: type of the device, such as ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        ``"bfloat16"`` on processors with AVX512-bf16 or AMX and on GPUs that do not emulate it (Ampere and later), else
-        ``"float32"``.
+        True on processors with AVX512-bf16 or AMX and on GPUs that do not emulate it (Ampere and later).
     """
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        reason = f"{torch.cuda.get_device_name()} {'computes' if native else 'does not compute'} bfloat16 natively"
-    elif device == "cpu":
+        return (
+            native,
+            f"{torch.cuda.get_device_name()} {'computes' if native else 'does not compute'} bfloat16 natively",
+        )
+    if device == "cpu":
         abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         found = [name for name in NATIVE_BFLOAT16 if abilities.get(name)]
-        native = bool(found)
-        reason = f"the processor has {' and '.join(found) or 'none of ' + ', '.join(NATIVE_BFLOAT16)}"
-    else:
-        native, reason = False, f"bfloat16 is not tried on {device}"
-    precision = "bfloat16" if native else "float32"
-    logger.info("Precision auto is %s: %s.", precision, reason)
-    return precision
+        return bool(found), f"the processor has {' and '.join(found) or 'none of ' + ', '.join(NATIVE_BFLOAT16)}"
+    return False, f"bfloat16 is not tried on {device}"
 
 
+@cache
 def chosen_precision(device: str, precision: str) -> str:
-    """The precision that ``precision`` is on a type of device.
+    """The precision that ``precision`` is on a type of device; the log says once why, or that it is emulated.
 
     Args:
         device: type of the device, such as ``"cpu"`` or ``"cuda"``.
-        precision: see ``known_precision``.
+        precision: see ``known_precision``; ``"auto"`` is bfloat16 where it is computed natively, else float32.
 
     Raises:
         ValueError: for bfloat16 on a GPU that only emulates it; cuDNN has no such convolutions there.
     """
+    if precision not in ("auto", "bfloat16"):
+        return precision
+    native, reason = native_bfloat16(device)
     if precision == "auto":
-        return automatic_precision(device)
-    if precision == "bfloat16" and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        precision = "bfloat16" if native else "float32"
+        logger.info("Precision auto is %s: %s.", precision, reason)
+    elif not native and device == "cuda":
         raise ValueError(
             f"{torch.cuda.get_device_name()} has no convolutions in bfloat16 (GPUs have them from Ampere on): "
             "use --precision float16, or float32."
+        )
+    elif not native:
+        logger.warning(
+            "bfloat16 is emulated here, many times slower than float32: %s. Use --precision float32, or auto.", reason
         )
     return precision
 

@@ -261,6 +261,23 @@ def test_what_is_wrong_with_a_method_is_told_before_data_is_read(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("base", "overlay", "message"),
+    [
+        ("pretrain.json", "classify_distillation.json", "soft_targets::stream is 'scans'; there are: p"),
+        ("classify.json", "method_entropy.json", "entropy::stream is 'labeled'; there are: scans"),
+    ],
+)
+def test_an_overlay_of_another_task_is_named_by_its_term(
+    run_bundle: Run, tmp_path: Path, base: str, overlay: str, message: str
+) -> None:
+    """It ended in an unexpected argument of a function that the user never called."""
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(base, overlay, iterations=2)
+    assert message in cause(error)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_documented_method_of_your_own_trains(
     run_bundle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

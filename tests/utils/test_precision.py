@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from simcvd_bundle.utils.precision import autocast, automatic_precision, chosen_precision, known_precision
+from simcvd_bundle.utils.precision import autocast, chosen_precision, known_precision
 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """What the machine can do is looked up once a process."""
-    automatic_precision.cache_clear()
+    chosen_precision.cache_clear()
     yield
-    automatic_precision.cache_clear()
+    chosen_precision.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_gpu_that_emulates_bfloat16_gets_float32(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
     with caplog.at_level("INFO", logger="simcvd_bundle.utils.precision"):
-        assert automatic_precision("cuda") == precision
+        assert chosen_precision("cuda", "auto") == precision
     assert "T4" in caplog.text
 
 
@@ -66,8 +66,20 @@ def test_emulated_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_precision("cpu", "bfloat16") == "bfloat16"
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_processor_that_emulates_bfloat16_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool
+) -> None:
+    """It works there, but so slowly that a training seems to hang."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native})
+    for _ in range(2):
+        assert chosen_precision("cpu", "bfloat16") == "bfloat16"
+    assert len(caplog.messages) == (not native)
+    assert native or ("emulated here" in caplog.text and "--precision float32, or auto" in caplog.text)
+
+
 def test_elsewhere_it_is_float32() -> None:
-    assert automatic_precision("mps") == "float32"
+    assert chosen_precision("mps", "auto") == "float32"
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
