@@ -49,8 +49,7 @@ def check_method(config: Mapping[str, Any], configs: Path) -> None:
                     f"The term {name} reads the stream {stream!r}, of which a batch has no patch: set the weight of "
                     f"the term to 0, or {stream}_batch_size to at least 1."
                 )
-    if "streams" in config["train"]:
-        check_combination(config, {path.stem: json.loads(path.read_text()) for path in configs.glob("method_*.json")})
+    check_combination(config, {path.stem: json.loads(path.read_text()) for path in configs.glob("method_*.json")})
 
 
 def check_target(name: str, target: str) -> None:

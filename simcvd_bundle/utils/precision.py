@@ -36,10 +36,8 @@ def native_bfloat16(device: str) -> tuple[bool, str]:
     """
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (
-            native,
-            f"{torch.cuda.get_device_name()} {'computes' if native else 'does not compute'} bfloat16 natively",
-        )
+        computes = "computes" if native else "does not compute"
+        return native, f"{torch.cuda.get_device_name()} {computes} bfloat16 natively"
     if device == "cpu":
         abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         found = [name for name in NATIVE_BFLOAT16 if abilities.get(name)]
@@ -69,7 +67,7 @@ def chosen_precision(device: str, precision: str) -> str:
             f"{torch.cuda.get_device_name()} has no convolutions in bfloat16 (GPUs have them from Ampere on): "
             "use --precision float16, or float32."
         )
-    elif not native:
+    elif not native and device == "cpu":
         logger.warning(
             "bfloat16 is emulated here, many times slower than float32: %s. Use --precision float32, or auto.", reason
         )

@@ -78,8 +78,10 @@ def test_a_processor_that_emulates_bfloat16_is_named_once(
     assert native or ("emulated here" in caplog.text and "--precision float32, or auto" in caplog.text)
 
 
-def test_elsewhere_it_is_float32() -> None:
+def test_elsewhere_it_is_float32(caplog: pytest.LogCaptureFixture) -> None:
     assert chosen_precision("mps", "auto") == "float32"
+    assert chosen_precision("mps", "bfloat16") == "bfloat16"
+    assert "emulated" not in caplog.text  # nobody has looked
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
