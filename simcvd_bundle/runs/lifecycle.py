@@ -96,7 +96,7 @@ class Lifecycle:
             weights = from_rank_0(lambda: export_weights(network, self.output_dir, self.ckpt_dir))
             written = Path(self.output_dir, "model.pt")
             tracking.log_files(written)
-            logger.info("Wrote the student's weights: %s (and %s)", weights, written)
+            logger.info("Wrote the trained weights: %s", " and ".join(dict.fromkeys([weights, str(written)])))
             logger.info("Wrote checkpoints and TensorBoard logs: %s", self.output_dir)
 
     def evaluate(self, evaluator: Evaluator) -> None:

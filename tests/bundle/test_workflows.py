@@ -181,7 +181,7 @@ def test_two_processes_train_as_one(dataset_dir: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in weights)
-    assert result.stdout.count("Wrote the student's weights") == 1
+    assert result.stdout.count("Wrote the trained weights") == 1
 
 
 def test_network_fits_the_metadata() -> None:

@@ -26,9 +26,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_pretraining_writes_an_encoder_and_leaves_the_weights_of_the_bundle(
-    run_bundle: Run, subjects_dir: Path, tmp_path: Path
+    run_bundle: Run, subjects_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     workflow = run_bundle(CONFIG, dataset_dir=subjects_dir, ckpt_dir=str(tmp_path / "run"))
+    assert f"Wrote the trained weights: {tmp_path / 'run' / 'model.pt'}" in caplog.messages  # named once
     student = workflow.parser.get_parsed_content("network_def").state_dict()
     written = weights(tmp_path / "run")
     assert written.keys() == student.keys()
